@@ -1,0 +1,215 @@
+"""Map a function over items in processes that may die, here or on Dask workers.
+
+Items are small descriptions and results are small tables; pixels never travel through here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from typing import Any, Generic, TypeVar
+
+from medkit.errors import UsageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# What a long stage reports to: (done, total or None where it is not known yet, unit).
+Progress = Callable[[int, int | None, str], None]
+
+
+def silent(done: int, total: int | None, unit: str) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """Stands for the result of an item whose process was ended by the system.
+
+    Attributes
+    ----------
+    detail : str
+        What is known of the end.
+    """
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """An item and what came of it."""
+
+    item: Item
+    result: Result | Died
+
+
+def count_workers(workers: int | None) -> int:
+    """Return how many processes to use: those asked for, else the processors at hand."""
+    if workers is not None:
+        return workers
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_items(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+) -> Iterator[Outcome[Item, Result]]:
+    """Apply a function to each item and yield the outcomes as they finish, in any order.
+
+    Parameters
+    ----------
+    function : callable
+        Importable by name. What it raises ends the whole map: errors of one item belong in its
+        result.
+    items : iterable
+        Taken lazily: only a few more than there are workers are in hand at a time.
+    engine : str
+        ``"local"`` for processes here, ``"dask://host:port"`` for the workers of a Dask cluster.
+    workers : int, optional
+        Processes to use here; by default the processors at hand. ``0`` runs in this process.
+
+    Yields
+    ------
+    Outcome
+        ``result`` is `Died` where the process was ended while it worked on that item.
+    """
+    if engine != "local":
+        yield from _map_dask(function, items, engine)
+    elif workers == 0:
+        for item in items:
+            yield Outcome(item, function(item))
+    else:
+        yield from _map_local(function, iter(items), count_workers(workers))
+
+
+def _map_local(
+    function: Callable[[Item], Result], items: Iterator[Item], workers: int
+) -> Iterator[Outcome[Item, Result]]:
+    broken = True
+    while broken:
+        suspects: list[Item] = []
+        broken = yield from _map_until_broken(function, items, workers, suspects)
+        # One of these ended the pool; each is tried again alone, so that only the guilty one dies.
+        for item in suspects:
+            yield Outcome(item, _call_alone(function, item))
+
+
+def _map_until_broken(
+    function: Callable[[Item], Result],
+    items: Iterator[Item],
+    workers: int,
+    suspects: list[Item],
+) -> Generator[Outcome[Item, Result], None, bool]:
+    """Yield outcomes; return True, and what was in hand in ``suspects``, when the pool breaks."""
+    running: dict[Future[Result], Item] = {}
+    pool = _open_pool(workers)
+    try:
+        while not suspects:
+            for item in islice(items, 2 * workers - len(running)):
+                try:
+                    running[pool.submit(function, item)] = item
+                except BrokenProcessPool:
+                    suspects.append(item)
+            if not running and not suspects:
+                return False
+            yield from _collect(running, suspects)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    suspects.extend(running.values())
+    return True
+
+
+def _collect(
+    running: dict[Future[Result], Item], suspects: list[Item]
+) -> Iterator[Outcome[Item, Result]]:
+    """Yield what has finished; items of a broken pool go to the suspects."""
+    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in finished:
+        item = running.pop(future)
+        try:
+            yield Outcome(item, future.result())
+        except BrokenProcessPool:
+            suspects.append(item)
+
+
+def _call_alone(function: Callable[[Item], Result], item: Item) -> Result | Died:
+    with _open_pool(1) as pool:
+        try:
+            return pool.submit(function, item).result()
+        except BrokenProcessPool as error:
+            return Died(str(error))
+
+
+def _open_pool(workers: int) -> ProcessPoolExecutor:
+    # Forking a process that has threads (pyarrow, tensorstore) can hang; spawning cannot.
+    # Windows can wait for 61 processes at most.
+    return ProcessPoolExecutor(
+        min(workers, 61), mp_context=get_context("spawn"), initializer=_begin_work
+    )
+
+
+def _begin_work() -> None:
+    """Make this worker one thread wide, and end it when its parent is killed.
+
+    The processes share the processors already; BLAS threads of each would only wait for one
+    another. NumPy reads these variables when it is first imported, which is later than this.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _map_dask(
+    function: Callable[[Item], Result], items: Iterable[Item], engine: str
+) -> Iterator[Outcome[Item, Result]]:
+    scheme, _, address = engine.partition("://")
+    if scheme != "dask" or not address:
+        raise UsageError(
+            f"unknown engine {engine!r}; use 'local', or 'dask://host:8786' for a Dask scheduler"
+        )
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError("Dask is not installed; install medkit[dask]") from None
+    with (
+        distributed.Client(address, set_as_default=False) as client,  # type: ignore[no-untyped-call]
+        client.as_current(),
+    ):
+        waiting = iter(items)
+        limit = 2 * max(1, len(client.nthreads()))
+        futures: dict[Any, Item] = {}
+        while True:
+            for item in islice(waiting, limit - len(futures)):
+                futures[client.submit(function, item, pure=False)] = item
+            if not futures:
+                return
+            done = distributed.wait(list(futures), return_when="FIRST_COMPLETED").done  # type: ignore[no-untyped-call]
+            for future in done:
+                yield _dask_outcome(futures.pop(future), future)
+
+
+def _dask_outcome(item: Item, future: Any) -> Outcome[Item, Result]:
+    from distributed.scheduler import KilledWorker
+
+    try:
+        return Outcome(item, future.result())
+    except KilledWorker as error:
+        return Outcome(item, Died(str(error)))

@@ -1,0 +1,109 @@
+"""The map over processes that may die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from medkit.engine import Died, Outcome, map_items
+from medkit.errors import UsageError
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def die_at_three(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def fail(number: int) -> int:
+    raise RuntimeError(f"a fault in the program, at {number}")
+
+
+def by_item(outcomes: list[Outcome[int, int]]) -> dict[int, int | Died]:
+    return {outcome.item: outcome.result for outcome in outcomes}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_every_item_has_an_outcome(workers: int) -> None:
+    found = by_item(list(map_items(square, range(20), workers=workers)))
+    assert found == {number: number * number for number in range(20)}
+
+
+def test_no_items_is_no_outcome() -> None:
+    assert list(map_items(square, [], workers=2)) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ends a process by a POSIX signal")
+def test_only_the_item_that_kills_its_process_dies() -> None:
+    found = by_item(list(map_items(die_at_three, range(12), workers=2)))
+    assert isinstance(found.pop(3), Died)
+    assert found == {number: number for number in range(12) if number != 3}
+
+
+def test_a_fault_in_the_function_is_raised() -> None:
+    with pytest.raises(RuntimeError, match="a fault in the program"):
+        list(map_items(fail, range(3), workers=1))
+
+
+def test_items_are_taken_lazily() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    outcomes = map_items(square, items(), workers=1)
+    next(outcomes)
+    outcomes.close()
+    assert len(taken) <= 4
+
+
+def test_dask_workers_give_the_same_outcomes() -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, processes=False, host="127.0.0.1", protocol="tcp://", dashboard_address=None
+    ) as cluster:
+        engine = cluster.scheduler_address.replace("tcp://", "dask://")
+        found = by_item(list(map_items(square, range(9), engine=engine)))
+    assert found == {number: number * number for number in range(9)}
+
+
+@pytest.mark.parametrize("engine", ["slurm", "dask://", "dask"])
+def test_an_unknown_engine_is_a_usage_error(engine: str) -> None:
+    with pytest.raises(UsageError, match="dask://host:8786"):
+        list(map_items(square, [1], engine=engine))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ends a process by a POSIX signal")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    script = (
+        "import time\n"
+        "from medkit.engine import map_items\n"
+        "if __name__ == '__main__':\n"
+        "    for outcome in map_items(time.sleep, [0, 60], workers=2):\n"
+        "        print('ready', flush=True)\n"
+    )
+    psutil = pytest.importorskip("psutil")
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as host:
+        assert host.stdout is not None
+        host.stdout.readline()
+        workers = psutil.Process(host.pid).children(recursive=True)
+        assert workers
+        host.kill()
+    until = time.monotonic() + 20
+    while any(worker.is_running() for worker in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(
+        worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers
+    )
