@@ -1,0 +1,1 @@
+"""Metrics, intervals and the linear solver: arrays in, numbers out."""

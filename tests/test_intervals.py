@@ -1,0 +1,185 @@
+"""The content of metrics.json: intervals by person, baselines, and what does not exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from medkit.errors import TrainingError, UsageError
+from medkit.statistics.intervals import bootstrap, resample_persons, summarise
+from medkit.statistics.metrics import NAMES
+from medkit.workspace import dump_json
+
+
+def draw(images: int = 240, persons: int = 40, classes: int = 2, seed: int = 0) -> dict[str, Any]:
+    """Arguments of summarise: persons of one label each, predictions better than chance."""
+    random = np.random.default_rng(seed)
+    person = random.permutation(np.arange(images) % persons)
+    labels = person % classes
+    odds = random.dirichlet(np.ones(classes), images) + 0.5 * np.eye(classes)[labels]
+    return {
+        "labels": labels,
+        "probabilities": odds / odds.sum(axis=1, keepdims=True),
+        "persons": np.array([f"p{number:03}" for number in person]),
+        "folds": person % 5,
+        "classes": [f"c{number}" for number in range(classes)],
+    }
+
+
+def test_all_the_parts_are_there_and_add_up() -> None:
+    cohort = draw(classes=3)
+    found = summarise(**cohort, seed=0, resamples=200)
+    assert tuple(found["metrics"]) == NAMES and found["headline"] in NAMES
+    assert found["images"] == np.sum(found["confusion"]) == 240
+    assert sum(fold["images"] for fold in found["folds"]) == 240
+    assert sum(fold["persons"] for fold in found["folds"]) == found["persons"] == 40
+    assert sum(part["images"] for part in found["per_class"].values()) == 240
+    assert sum(part["prevalence"] for part in found["per_class"].values()) == pytest.approx(1)
+    for entry in found["metrics"].values():
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    assert "other persons" in found["interval"]["covers"]
+    dump_json(found)
+
+
+def test_the_same_seed_gives_the_same_whatever_the_order_of_the_rows() -> None:
+    cohort = draw()
+    first = summarise(**cohort, seed=3, resamples=100)
+    order = np.random.default_rng(0).permutation(240)
+    shuffled = {
+        name: values if name == "classes" else values[order] for name, values in cohort.items()
+    }
+    second = summarise(**shuffled, seed=3, resamples=100)
+    for name in NAMES:
+        assert first["metrics"][name] == pytest.approx(second["metrics"][name], abs=1e-12)
+    assert first == summarise(**cohort, seed=3, resamples=100)
+    assert first["metrics"] != summarise(**cohort, seed=4, resamples=100)["metrics"]
+
+
+def test_a_resample_is_persons_drawn_with_replacement() -> None:
+    """The same draws, spelled out with repeated rows and scikit-learn."""
+    cohort = draw(persons=25)
+    labels, probabilities, persons = (
+        cohort[name] for name in ("labels", "probabilities", "persons")
+    )
+    drawn = bootstrap(labels, probabilities, persons, seed=1, resamples=20).metrics
+    names = np.unique(persons)
+    random = np.random.default_rng(1)
+    for number in range(20):
+        chosen = names[random.integers(len(names), size=len(names))]
+        rows = np.concatenate([np.flatnonzero(persons == name) for name in chosen])
+        auc = reference.roc_auc_score(labels[rows], probabilities[rows, 1])
+        assert drawn["auc"][number] == pytest.approx(auc, abs=1e-12)
+        loss = reference.log_loss(labels[rows], probabilities[rows])
+        assert drawn["log_loss"][number] == pytest.approx(loss, abs=1e-12)
+
+
+def test_images_of_a_person_stay_together_and_every_resample_has_all_its_persons() -> None:
+    persons = np.array(["b", "a", "b", "c", "a"])
+    weights = np.concatenate(list(resample_persons(persons, seed=0, resamples=500)))
+    assert weights.shape == (500, 5)
+    assert (weights[:, 0] == weights[:, 2]).all() and (weights[:, 1] == weights[:, 4]).all()
+    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
+
+
+def test_an_interval_covers_the_truth_where_one_by_images_does_not() -> None:
+    """Five images a person that are right or wrong together: an effective fifth of the images."""
+    covered = dict.fromkeys(("person", "image"), 0)
+    random = np.random.default_rng(0)
+    for cohort in range(100):
+        right = np.repeat(random.random(60) < 0.7, 5)
+        labels = np.arange(300) % 2
+        predicted = np.where(right, labels, 1 - labels)
+        probabilities = np.eye(2)[predicted]
+        for unit, persons in (("person", np.arange(300) // 5), ("image", np.arange(300))):
+            drawn = bootstrap(labels, probabilities, persons, cohort, 200).metrics["accuracy"]
+            low, high = np.quantile(drawn, [0.025, 0.975])
+            covered[unit] += int(low <= 0.7 <= high)
+    assert covered["person"] >= 88
+    assert covered["image"] <= 75
+
+
+def test_a_class_of_one_person_has_a_value_and_no_interval() -> None:
+    cohort = draw()
+    cohort["labels"] = (cohort["persons"] == "p000").astype(int)
+    found = summarise(**cohort, seed=0, resamples=200)
+    assert found["metrics"]["balanced_accuracy"]["value"] is not None
+    assert found["metrics"]["balanced_accuracy"]["low"] is None
+    assert found["metrics"]["accuracy"]["low"] is not None
+    assert any("balanced_accuracy" in note and "resamples" in note for note in found["notes"])
+
+
+def test_a_class_without_images_is_null_with_the_reason() -> None:
+    cohort = draw(classes=3)
+    cohort["classes"], cohort["labels"] = ["c0", "c1", "c2"], cohort["labels"] % 2
+    found = summarise(**cohort, seed=0, resamples=50)
+    assert found["per_class"]["c2"]["sensitivity"] == {"value": None, "low": None, "high": None}
+    assert any("sensitivity of c2" in note for note in found["notes"])
+    assert found["metrics"]["balanced_accuracy"]["value"] is not None
+
+
+def test_baselines_know_only_the_other_folds() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1, 0, 0])
+    folds = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+    persons = np.arange(10)
+    found = summarise(
+        labels, np.full((10, 2), 0.5), persons, folds, ["a", "b"], seed=0, resamples=10
+    )
+    baselines = found["baselines"]
+    # Of the other fold, 3 of 5 are b where fold 0 is predicted, 2 of 5 where fold 1 is.
+    assert baselines["prevalence"]["brier"] == pytest.approx((6 * 0.6**2 + 4 * 0.4**2) / 10)
+    assert baselines["prevalence"]["sensitivity"] == pytest.approx(2 / 5)
+    assert baselines["majority_class"]["accuracy"] == pytest.approx(4 / 10)
+    assert baselines["majority_class"]["log_loss"] is None
+    assert baselines["majority_class"]["auc"] == baselines["prevalence"]["auc"] == 0.5
+    assert any("majority_class" in note and "differs" in note for note in found["notes"])
+
+
+def test_without_a_second_fold_there_is_no_baseline() -> None:
+    found = summarise(**{**draw(), "folds": np.zeros(240)}, seed=0, resamples=10)
+    assert found["baselines"] == {"majority_class": None, "prevalence": None}
+    assert any(note.startswith("baselines") for note in found["notes"])
+
+
+def test_the_positive_class_can_be_named_where_there_are_two() -> None:
+    first = summarise(**draw(), seed=0, resamples=10, positive="c0")
+    second = summarise(**draw(), seed=0, resamples=10)
+    assert (first["positive"], second["positive"]) == ("c0", "c1")
+    assert first["metrics"]["sensitivity"] == second["metrics"]["specificity"]
+    with pytest.raises(UsageError, match="'c9' cannot be the positive class"):
+        summarise(**draw(), seed=0, positive="c9")
+    with pytest.raises(UsageError, match="'c0', 'c1', 'c2'"):
+        summarise(**draw(classes=3), seed=0, positive="c0")
+
+
+def test_predictions_that_are_no_numbers_are_refused() -> None:
+    cohort = draw()
+    cohort["probabilities"][7] = np.nan
+    with pytest.raises(TrainingError, match="row 7"):
+        summarise(**cohort, seed=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_whatever_the_cohort_the_result_is_json(data: st.DataObject) -> None:
+    images = data.draw(st.integers(1, 25))
+    classes = data.draw(st.integers(2, 4))
+    column = st.lists(st.integers(0, classes - 1), min_size=images, max_size=images)
+    labels, predicted, persons, folds = (np.array(data.draw(column)) for _ in range(4))
+    found = summarise(
+        labels,
+        np.eye(classes)[predicted],
+        persons,
+        folds,
+        [f"c{number}" for number in range(classes)],
+        seed=0,
+        resamples=25,
+    )
+    dump_json(found)
+    for entry in found["metrics"].values():
+        assert (entry["low"] is None) == (entry["high"] is None)
+        assert entry["low"] is None or entry["low"] <= entry["high"]
