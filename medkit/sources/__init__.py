@@ -1,0 +1,1 @@
+"""Public and local sources of images: descriptors, downloads, archives."""

@@ -1,0 +1,224 @@
+"""What an archive may hold: names, kinds and sizes that are let through, or refused.
+
+A member is a plain file or a folder and nothing else: sets of images need no links, and the link
+filters of the standard library have been passed (CVE-2025-4517). Names must mean the same on
+Linux, macOS and Windows. Sizes are bounded before a byte is unpacked.
+"""
+
+from __future__ import annotations
+
+import struct
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from medkit.errors import SourceError
+from medkit.workspace import RESERVED
+
+# What the readers of the standard library raise on damaged or hostile bytes, and what a full
+# disk raises.
+_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+
+# Of one part of a name: what it must not be, and how that is said.
+_PART_RULES: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda part: part in ("", ".", ".."), "has an empty part, '.' or '..' in its name"),
+    (lambda part: len(part.encode("utf-8", "replace")) > 255, "has a part of over 255 bytes"),
+    (
+        lambda part: any(unicodedata.category(sign) in ("Cc", "Cs") for sign in part),
+        "has control characters, or bytes that are not text, in its name",
+    ),
+    (lambda part: bool(set(part) & set('<>:"|?*')), 'has one of <>:"|?* in its name'),
+    (lambda part: part.endswith((" ", ".")), "has a part that ends with a space or a dot"),
+    (lambda part: bool(RESERVED.fullmatch(part)), "has a name that Windows keeps for a device"),
+)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much an archive may hold.
+
+    Attributes
+    ----------
+    members : int
+        Files and folders together.
+    size : int
+        Bytes of all members, unpacked.
+    ratio : int
+        Unpacked bytes for a packed one, in a member and in all. Empty images pack well, so
+        nothing is asked up to ``small`` bytes.
+    small : int
+        Bytes.
+    """
+
+    members: int = 1_000_000
+    size: int = 1 << 41
+    ratio: int = 200
+    small: int = 1 << 28
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A member as the archive states it, before the gate.
+
+    Attributes
+    ----------
+    name : str
+        As it stands in the archive.
+    kind : str
+        ``"file"``, ``"folder"``, or words for what it is instead.
+    size : int
+        Bytes, unpacked.
+    packed : int or None
+        Bytes, packed; None where the archive is packed as a whole.
+    open : callable
+        Returns its bytes as a stream.
+    """
+
+    name: str
+    kind: str
+    size: int
+    packed: int | None
+    open: Callable[[], IO[bytes]]
+
+
+class Gate:
+    """Lets the members of one archive through, or raises; remembers what went before.
+
+    Parameters
+    ----------
+    path : Path
+        The archive.
+    bounds : Bounds
+        What is refused above.
+    room : int, optional
+        Bytes of disk space that the members may take.
+    """
+
+    def __init__(self, path: Path, bounds: Bounds, room: int | None = None) -> None:
+        self._path = path
+        self._packed = path.stat().st_size
+        self._bounds = bounds
+        self._room = room
+        self._members = 0
+        self._size = 0
+        self._places: dict[str, tuple[str, bool]] = {}
+
+    def admit(self, entry: Entry) -> str:
+        """Return the name of a member, parts joined by ``/``; it is empty for the root folder.
+
+        Raises
+        ------
+        SourceError
+            If the member is refused; the message names archive and member.
+        """
+        if entry.kind not in ("file", "folder"):
+            raise self._refuse(entry, f"is {entry.kind}")
+        parts = self._split_name(entry)
+        self._claim_place(entry, parts)
+        self._count(entry)
+        return "/".join(parts)
+
+    def _split_name(self, entry: Entry) -> list[str]:
+        name = entry.name.rstrip("/") if entry.kind == "folder" else entry.name
+        if entry.name.startswith("/") or "\\" in name:
+            raise self._refuse(entry, "has an absolute name or a backslash in it")
+        if len(name) > 1000:
+            raise self._refuse(entry, "has a name of over 1,000 characters")
+        parts = name.split("/")
+        while parts and parts[0] == ".":  # tar writes ./a where it was given '.'
+            del parts[0]
+        if entry.kind == "file" and not parts:
+            raise self._refuse(entry, "is a file without a name")
+        for part in parts:
+            for is_wrong, why in _PART_RULES:
+                if is_wrong(part):
+                    raise self._refuse(entry, why)
+        return parts
+
+    def _claim_place(self, entry: Entry, parts: Sequence[str]) -> None:
+        """Refuse what some system would write over another member, or into a file."""
+        for depth in range(1, len(parts) + 1):
+            is_folder = depth < len(parts) or entry.kind == "folder"
+            place = "/".join(parts[:depth]), is_folder
+            earlier = self._places.setdefault(_fold_case(place[0]), place)
+            if earlier != place or (earlier is not place and not is_folder):
+                raise self._refuse(entry, f"takes the place of {show_name(earlier[0])}")
+
+    def _count(self, entry: Entry) -> None:
+        self._members += 1
+        self._size += entry.size
+        bounds = self._bounds
+        rules = (
+            (entry.size < 0, "has a size below zero"),
+            (entry.kind == "folder" and entry.size > 0, "is a folder with content"),
+            (self._members > bounds.members, f"is one of more than {bounds.members:,} members"),
+            (self._size > bounds.size, f"makes more than {bounds.size:,} bytes in all"),
+            (self._is_bomb(entry.size, entry.packed), f"unpacks to {entry.size:,} bytes from few"),
+            (self._is_bomb(self._size, self._packed), f"makes {self._size:,} bytes out of few"),
+        )
+        for is_wrong, why in rules:
+            if is_wrong:
+                raise self._refuse(entry, why)
+        if self._room is not None and self._size > self._room:
+            raise SourceError(
+                f"{self._path.name} unpacks to {self._size:,} bytes or more, and {self._room:,} "
+                "are free; make room, or use a workspace on another disk"
+            )
+
+    def _is_bomb(self, size: int, packed: int | None) -> bool:
+        return (
+            packed is not None and size > self._bounds.small and size > self._bounds.ratio * packed
+        )
+
+    def _refuse(self, entry: Entry, why: str) -> SourceError:
+        return SourceError(
+            f"{self._path.name} is refused: its member {show_name(entry.name)} {why}; if you "
+            "trust it, unpack it with another tool and fetch the folder"
+        )
+
+
+@contextmanager
+def explain_errors(path: Path, name: str = "") -> Iterator[None]:
+    """Turn what reading or writing an archive raises into one error that names both.
+
+    Raises
+    ------
+    SourceError
+        For anything that damaged bytes or a full disk can raise.
+    """
+    try:
+        yield
+    except _ERRORS as error:
+        where = f"{path.name}, member {show_name(name)}" if name else path.name
+        raise SourceError(f"{where}: {str(error) or type(error).__name__}") from error
+
+
+def show_name(name: str) -> str:
+    """Return a name for a message: escaped, and not endless."""
+    return repr(name if len(name) <= 100 else f"{name[:97]}...")
+
+
+def _fold_case(name: str) -> str:
+    """Return what is equal for names that are one file on Windows or macOS."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -1,0 +1,174 @@
+"""Descriptors are read strictly, and found in a wheel, in a checkout and in a user's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medkit.errors import SourceError
+from medkit.sources.descriptor import (
+    find_descriptor,
+    find_folders,
+    list_descriptors,
+    read_descriptor,
+)
+from medkit.sources.local import locate_folder
+
+HASH = "0123456789abcdef" * 4
+HTTPS = {
+    "name": '"set"',
+    "title": '"A set"',
+    "version": '"1"',
+    "licence": '"CC-BY-4.0"',
+    "protocol": '"https"',
+    "size_bytes": "10",
+    "files": f'[{{url = "https://example.org/a.zip?x=1", sha256 = "{HASH}", size = 10}}]',
+}
+LOCAL = {key: value for key, value in HTTPS.items() if key != "files"} | {
+    "protocol": '"local"',
+    "path": '"data"',
+    "package": '"pydicom"',
+    "distribution": '"pydicom"',
+}
+
+
+def write(folder: Path, keys: dict[str, str], name: str = "set") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(f"{key} = {value}" for key, value in keys.items()))
+    return path
+
+
+def test_a_descriptor_is_read(tmp_path: Path) -> None:
+    more = {"modality": '["CR", "CT"]', "person_regex": '"^(.*)_"', "notes": '"n"'}
+    found = read_descriptor(write(tmp_path, HTTPS | more))
+    assert (found.name, found.modality, found.size_bytes) == ("set", ("CR", "CT"), 10)
+    assert found.files[0].sha256 == HASH
+    assert found.files[0].unpack is True
+    assert read_descriptor(write(tmp_path, LOCAL)).package == "pydicom"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (HTTPS | {"licnece": '"x"'}, "unknown key 'licnece'; known are name, title"),
+        (HTTPS | {"title": "3"}, "title is 3; it must be text in quotes"),
+        (HTTPS | {"title": '" "'}, "title is ' '"),
+        (HTTPS | {"size_bytes": "true"}, "size_bytes is True; it must be a whole number above 0"),
+        (HTTPS | {"size_bytes": "-1"}, "size_bytes is -1"),
+        (HTTPS | {"modality": '"CT"'}, "modality is 'CT'; it must be a list of texts"),
+        (HTTPS | {"protocol": '"ftp"'}, "protocol is 'ftp'; it must be 'local' or 'https'"),
+        (HTTPS | {"name": '"other"'}, "name is 'other'; it must be the file's"),
+        (HTTPS | {"person_regex": '"("'}, "person_regex is '\\('"),
+        (HTTPS | {"homepage": '"http://x"'}, "homepage is 'http://x'; it must be an https"),
+        (HTTPS | {"path": '"/data"'}, "path is '/data'; it must be given for 'local' alone"),
+        (HTTPS | {"files": "[]"}, "files is \\(\\)"),
+        (HTTPS | {"files": "[1]"}, "files is \\[1\\]; it must be tables"),
+        (HTTPS | {"files": "[{}]"}, r"files\[0\]: url missing"),
+        (HTTPS | {"files": '[{url = "https://x/a"}]'}, r"files\[0\]: sha256 is ''"),
+        (
+            HTTPS | {"files": f'[{{url = "http://x/a", sha256 = "{HASH}"}}]'},
+            r"files\[0\]: url is 'http://x/a'; it must be an https address",
+        ),
+        (
+            HTTPS | {"files": f'[{{url = "https://u:p@x/a", sha256 = "{HASH}"}}]'},
+            "without a password",
+        ),
+        (
+            HTTPS | {"files": f'[{{url = "https://[x/a", sha256 = "{HASH}"}}]'},
+            "must be an https address",
+        ),
+        (
+            HTTPS | {"files": f'[{{url = "https://x/a", sha256 = "{HASH}", md5 = "1"}}]'},
+            "unknown key 'md5'",
+        ),
+        (
+            HTTPS
+            | {
+                "files": f'[{{url = "https://x/a.zip", sha256 = "{HASH}"}},'
+                f'{{url = "https://y/A.tgz", sha256 = "{HASH}"}}]'
+            },
+            "of names that differ",
+        ),
+        (LOCAL | {"package": '""', "distribution": '""'}, "path is 'data'; .* absolute"),
+        (LOCAL | {"path": '"../x"'}, "path is '../x'; .* inside the package"),
+        (LOCAL | {"package": '"os.path"'}, "package is 'os.path'; .* a top-level package"),
+        (LOCAL | {"distribution": '""'}, "distribution is ''; .* given with package"),
+        (LOCAL | {"path": '""'}, "path is ''; it must be given for 'local' alone"),
+        ({"name": '"set"'}, "title, version, licence, protocol missing"),
+        ({"name": "set"}, "cannot be read as TOML"),
+    ],
+)
+def test_a_wrong_descriptor_is_refused_by_file_and_key(
+    keys: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match=message) as caught:
+        read_descriptor(write(tmp_path, keys))
+    assert "set.toml" in str(caught.value)
+
+
+def test_descriptors_lie_in_the_package_or_beside_it(tmp_path: Path) -> None:
+    package = tmp_path / "medkit"
+    for folder in (tmp_path / "catalogs", package, tmp_path / "mine"):
+        folder.mkdir()
+    assert find_folders(package, "") == [tmp_path / "catalogs"]
+    (package / "catalogs").mkdir()
+    assert find_folders(package, str(tmp_path / "mine")) == [
+        package / "catalogs",
+        tmp_path / "mine",
+    ]
+    with pytest.raises(SourceError, match=r"none is no folder of descriptors; .*MEDKIT_CATALOGS"):
+        find_folders(package, "none")
+
+
+def test_the_users_descriptors_are_found_and_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, HTTPS)
+    write(tmp_path, LOCAL | {"name": '"pydicom-data"', "title": '"Mine"'}, "pydicom-data")
+    write(tmp_path, {}, "broken")
+    monkeypatch.setenv("MEDKIT_CATALOGS", str(tmp_path))
+    listing = list_descriptors()
+    names = [descriptor.name for descriptor in listing.descriptors]
+    assert names == ["pydicom-data", "pydicom-test-files", "set"]
+    assert listing.descriptors[0].title == "Mine"
+    assert len(listing.problems) == 1
+    assert "broken.toml" in listing.problems[0]
+    assert find_descriptor("set") == listing.descriptors[2]
+    assert find_descriptor("../set") is None
+
+
+def test_the_shipped_descriptors_are_right() -> None:
+    listing = list_descriptors()
+    assert listing.problems == ()
+    assert {"pydicom-data", "pydicom-test-files"} <= {d.name for d in listing.descriptors}
+    assert all(descriptor.protocol == "local" for descriptor in listing.descriptors)
+
+
+def test_what_the_shipped_descriptors_say_of_size_and_version_is_true() -> None:
+    from importlib.metadata import version
+
+    for descriptor in list_descriptors().descriptors:
+        if version(descriptor.distribution) == descriptor.version:
+            files = [path for path in locate_folder(descriptor).rglob("*") if path.is_file()]
+            assert sum(path.stat().st_size for path in files) == descriptor.size_bytes
+            assert descriptor.notes.startswith(f"{len(files)} files")
+
+
+def test_a_package_is_found_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "must_not_run" / "data").mkdir(parents=True)
+    (tmp_path / "must_not_run" / "__init__.py").write_text("raise SystemError")
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = LOCAL | {"package": '"must_not_run"'}
+    assert locate_folder(read_descriptor(write(tmp_path, keys))).parent.name == "must_not_run"
+
+
+def test_a_package_or_folder_that_is_missing_is_said_so(tmp_path: Path) -> None:
+    missing = LOCAL | {"package": '"no_such"', "distribution": '"no-such"'}
+    with pytest.raises(SourceError, match=r"'no_such' is not installed; .*pip install no-such"):
+        locate_folder(read_descriptor(write(tmp_path, missing)))
+    with pytest.raises(SourceError, match=r"there is no folder .*nothing"):
+        locate_folder(read_descriptor(write(tmp_path, LOCAL | {"path": '"nothing"'})))
