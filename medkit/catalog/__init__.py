@@ -1,0 +1,1 @@
+"""What is on disk: file, instance, frame, series, volume, study, patient, person."""

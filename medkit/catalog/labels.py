@@ -1,0 +1,247 @@
+"""Labels: what is known of images from elsewhere, joined to the files of the catalog.
+
+A table (CSV or Parquet) joins on a path, a UID, an AccessionNumber or a PatientID; a rule takes
+the folder's name, a DICOM tag, or what a regular expression finds in the path. A row that matches
+nothing, and two labels for one image, are errors, and then nothing is written. What is written
+goes to the journal, and is applied to every later snapshot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from medkit.catalog import schema
+from medkit.catalog.building import build
+from medkit.catalog.grouping import add_context
+from medkit.catalog.inspection import Tables
+from medkit.catalog.journal import Record, append_journal, read_journal
+from medkit.catalog.label_tables import enumerate_some, read_table, resolve_keys, tell_persons
+from medkit.catalog.matching import match_labels, split_conflicts
+from medkit.catalog.store import Catalog
+from medkit.errors import CatalogError, UsageError
+from medkit.workspace import check_name
+
+
+@dataclass(frozen=True)
+class TableRule:
+    """Labels stand in a table.
+
+    Attributes
+    ----------
+    file : Path
+        A CSV or Parquet file. A path in it may be relative to the scanned folder, or any end of
+        a path that is there once; PatientID joins together with StudyDate where that column is
+        there too. A column ``source`` narrows a row to that source. A PatientID column beside
+        another key tells the person of pictures, which have no header.
+    column : str, optional
+        Of the values; by default the one named like the label, or ``label``.
+    on : str, optional
+        The column to join on; ``MINE=PatientID`` where its name does not tell what it is.
+    """
+
+    file: Path
+    column: str | None = None
+    on: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """Labels follow from what the catalog knows of an image.
+
+    Attributes
+    ----------
+    kind : str
+        ``"folder"`` takes the name of the folder that a file lies in, ``"tag"`` a column of
+        ``instances`` such as ``Modality``, ``"regex"`` what an expression finds in the path (its
+        first group, or else the whole match). Images that it gives nothing stay unlabelled.
+    argument : str, optional
+        The column, or the expression.
+    source : str, optional
+        Only images of this source.
+    """
+
+    kind: Literal["folder", "tag", "regex"]
+    argument: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What labelling did.
+
+    Attributes
+    ----------
+    name : str
+        Of the label.
+    snapshot : str
+        The catalog's new state.
+    values : dict of str to int
+        Images of each value; aliases and vanished files do not count.
+    unlabelled : int
+        Images without a value.
+    blank : int
+        Rows of the table that have no value, and were passed over.
+    persons : int
+        Rows that tell the person of a picture.
+    warnings : list of str
+        What the user should know.
+    """
+
+    name: str
+    snapshot: str
+    values: dict[str, int]
+    unlabelled: int
+    blank: int
+    persons: int
+    warnings: list[str]
+
+    @property
+    def sentence(self) -> str:
+        """The counts in words."""
+        words = f"{sum(self.values.values()):,} images labelled, {self.unlabelled:,} not"
+        if self.blank:
+            words += f"; {self.blank:,} rows have no value"
+        if self.persons:
+            words += f"; {self.persons:,} pictures have their person from the table"
+        return words
+
+
+def choose_rule(
+    *,
+    csv: Path | None,
+    column: str | None,
+    on: str | None,
+    folder: bool,
+    tag: str | None,
+    regex: str | None,
+    source: str | None,
+) -> TableRule | ImageRule:
+    """Return the one rule that the options of ``medkit label`` mean.
+
+    Raises
+    ------
+    UsageError
+        If they mean none, or several.
+    """
+    rules: list[TableRule | ImageRule] = []
+    if csv is not None:
+        rules.append(TableRule(csv, column, on))
+    if folder:
+        rules.append(ImageRule("folder", None, source))
+    if tag is not None:
+        rules.append(ImageRule("tag", tag, source))
+    if regex is not None:
+        rules.append(ImageRule("regex", regex, source))
+    if len(rules) != 1:
+        raise UsageError("give one of --csv FILE, --folder, --tag KEYWORD and --regex R")
+    return rules[0]
+
+
+def label_images(
+    folder: Path, name: str, rule: TableRule | ImageRule, *, replace: bool = False
+) -> Labelled:
+    """Label images, in the journal and in a new snapshot.
+
+    Parameters
+    ----------
+    folder : Path
+        The catalog's.
+    name : str
+        Of the label.
+    rule : TableRule or ImageRule
+        Where the values come from.
+    replace : bool
+        Forget what this label held before; otherwise, this is added.
+
+    Raises
+    ------
+    UsageError
+        If the table cannot be read, its columns are not found, or the rule cannot be followed.
+    CatalogError
+        If a row matches no image, nothing gets a label, or an image gets two labels or two
+        persons. Nothing is written then.
+    """
+    check_name(name)
+    tables = _read_tables(folder)
+    context = _list_images(tables)
+    records, blank = _describe(rule, name, context)
+    if replace:
+        records = [{"type": "forget-label", "name": name}, *records]
+    labels = match_labels([*read_journal(folder), *records], context)
+    labels = labels[labels["name"] == name]
+    if labels.empty:
+        raise CatalogError(f"no image would get a label {name!r}; see 'medkit show images'")
+    _refuse_conflicts(split_conflicts(labels)[1], context)
+    append_journal(folder, records)
+    built = build(folder, tables)
+    counted = labels[labels["file"].isin(context.loc[context["counts"], "file"])]
+    return Labelled(
+        name,
+        built.snapshot,
+        dict(sorted(Counter(counted["value"]).items())),
+        int(context["counts"].sum()) - len(counted),
+        blank,
+        sum(len(record["rows"]) for record in records if record["type"] == "persons"),
+        built.warnings,
+    )
+
+
+def _read_tables(folder: Path) -> Tables:
+    catalog = Catalog.open(folder)
+    return {name: catalog.arrow_table(name) for name in schema.READ_TABLES}
+
+
+def _list_images(tables: Tables) -> pd.DataFrame:
+    context = add_context(tables)
+    context["counts"] &= context["duplicate"].ne("alias").fillna(True)
+    return context[context["kind"].isin(["image", "non-dicom"])]
+
+
+def _describe(
+    rule: TableRule | ImageRule, name: str, context: pd.DataFrame
+) -> tuple[list[Record], int]:
+    """Return the records to write, and how many rows were passed over."""
+    record: Record = {"type": "label", "name": name}
+    if isinstance(rule, ImageRule):
+        _check_rule(rule, context)
+        record["origin"] = " ".join(filter(None, (rule.kind, rule.argument)))
+        return [record | {"rule": rule.kind, "argument": rule.argument, "source": rule.source}], 0
+    table = read_table(rule.file, name, rule.column, rule.on)
+    rows, keys = resolve_keys(table, context)
+    record["origin"] = f"{rule.file.name}: {table.header}"
+    record["on"] = keys
+    record["rows"] = rows[[*keys, "value"]].drop_duplicates().to_numpy().tolist()
+    return [record, *tell_persons(rows, keys)], table.blank
+
+
+def _check_rule(rule: ImageRule, context: pd.DataFrame) -> None:
+    if rule.source is not None and rule.source not in set(context["source"]):
+        known = ", ".join(sorted(context["source"].unique()))
+        raise UsageError(f"there is no source {rule.source!r}; there are: {known}")
+    if rule.kind == "tag" and rule.argument not in schema.HEADER.names:
+        raise UsageError(
+            f"the catalog keeps no tag {rule.argument!r}; it keeps {', '.join(schema.HEADER.names)}"
+        )
+    if rule.kind == "regex":
+        try:
+            re.compile(rule.argument or "")
+        except re.error as error:
+            raise UsageError(f"{rule.argument!r} is no regular expression: {error}") from None
+
+
+def _refuse_conflicts(conflicts: pd.DataFrame, context: pd.DataFrame) -> None:
+    if conflicts.empty:
+        return
+    told = conflicts.merge(context[["file", "path"]], on="file").sort_values(["path", "value"])
+    images = told.groupby(["path", "file"])["value"].agg(" and ".join).reset_index()
+    raise CatalogError(
+        f"{len(images)} images would have two labels: "
+        + enumerate_some(images["path"] + " (" + images["value"] + ")")
+        + "; join on something more exact, or forget the old labels with --replace"
+    )

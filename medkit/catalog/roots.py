@@ -1,0 +1,132 @@
+"""The folders that a catalog is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medkit.catalog.identity import compile_person_regex
+from medkit.catalog.journal import Record, append_journal, find_roots, read_journal
+from medkit.errors import UsageError
+from medkit.sources.fetching import FetchedSource, list_sources
+from medkit.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder to scan.
+
+    Attributes
+    ----------
+    source : str
+        Whose images these are: PatientIDs are compared within a source.
+    folder : Path
+        The folder; it is never written to.
+    person_regex : str, optional
+        Tells the person from a PatientID, or from the path of a picture; its first group, or
+        else the whole match. None leaves the rule as it was, the empty string removes it.
+    """
+
+    source: str
+    folder: Path
+    person_regex: str | None = None
+
+
+def choose_roots(
+    workspace: Workspace,
+    folders: Sequence[Path],
+    source: str | None = None,
+    person_regex: str | None = None,
+) -> list[Root]:
+    """Return what to scan: the folders given, else each of ``raw/`` and those scanned before.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Whose catalog it is for.
+    folders : sequence of Path
+        What the user gave.
+    source : str, optional
+        By default what it was before, or the name it was fetched under, or ``local``.
+    person_regex : str, optional
+        As of `Root`.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to scan.
+    """
+    known = find_roots(read_journal(workspace.catalog))
+    fetched = {source.folder.resolve(): source for source in list_sources(workspace)}
+    if not folders:
+        folders = [*fetched, *(Path(folder) for folder in known if Path(folder).is_dir())]
+    chosen = {folder.resolve(): folder for folder in folders}
+    if not chosen:
+        raise UsageError("there is nothing to scan yet: give a folder of images")
+    return [
+        _complete(Root(source or "", folder, person_regex), fetched.get(folder), known)
+        for folder in sorted(chosen)
+    ]
+
+
+def _complete(root: Root, fetched: FetchedSource | None, known: Mapping[str, Record]) -> Root:
+    """Return the root with what it was before, or what its source says, where it says nothing."""
+    before = known.get(str(root.folder), {}).get("source")
+    source = root.source or before or (fetched.name if fetched else "local")
+    rule = root.person_regex
+    return Root(source, root.folder, fetched.person_regex if fetched and rule is None else rule)
+
+
+def remember_roots(catalog_folder: Path, roots: Sequence[Root]) -> None:
+    """Write roots to the journal, where they say something new.
+
+    Raises
+    ------
+    UsageError
+        If a folder is missing or lies in another one, or its person rule is no regular
+        expression.
+    """
+    known = find_roots(read_journal(catalog_folder))
+    records = [_describe(root, known) for root in roots]
+    _check_apart([*known, *(record["folder"] for record in records)])
+    news = [record for record in records if record != known.get(record["folder"])]
+    if news:
+        append_journal(catalog_folder, news)
+
+
+def _describe(root: Root, known: Mapping[str, Record]) -> Record:
+    folder = root.folder.resolve()
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {root.folder}; is its disk mounted?")
+    rule = root.person_regex
+    if rule is None:
+        rule = known.get(str(folder), {}).get("person_regex")
+    if rule:
+        compile_person_regex(rule)
+    return {
+        "type": "root",
+        "folder": str(folder),
+        "source": root.source,
+        "person_regex": rule or None,
+    }
+
+
+def find_absent_roots(catalog_folder: Path) -> list[str]:
+    """Return a sentence for each folder, scanned before, that is not there."""
+    return [
+        f"the folder {folder}, scanned before, is not there; its files stay as they were"
+        for folder in find_roots(read_journal(catalog_folder))
+        if not Path(folder).is_dir()
+    ]
+
+
+def _check_apart(folders: Iterable[str]) -> None:
+    paths = sorted({Path(folder) for folder in folders})
+    for inner in paths:
+        for outer in inner.parents:
+            if outer in paths:
+                raise UsageError(
+                    f"{inner} lies in {outer}, which is scanned too; its files would be there "
+                    "twice. Give one of them"
+                )

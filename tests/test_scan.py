@@ -1,0 +1,420 @@
+"""Scanning trees: every file counted once, incrementally, whatever happens on the way."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medkit.catalog import scan as scanning
+from medkit.catalog import triage
+from medkit.catalog.roots import choose_roots
+from medkit.catalog.scan import Root, Summary, scan
+from medkit.catalog.store import Catalog
+from medkit.engine import Died, Outcome
+from medkit.errors import UsageError
+from medkit.testing import write_cohort, write_dicom
+from medkit.workspace import Workspace
+
+PIXELS = np.arange(12, dtype=np.uint16).reshape(3, 4)
+PNG = (
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x05\0\0\0\x04\x08\0\0\0\0\xbd\x4c\x5b\x2d"
+    b"\0\0\0\0IEND\xaeB`\x82"
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write_cohort(tmp_path / "tree", persons=3, size=8)
+
+
+def run(tree: Path, source: str = "s", **options: Any) -> Summary:
+    return scan(tree.parent / "catalog", [Root(source, tree)], **{"workers": 0} | options)
+
+
+def kinds(tree: Path) -> dict[str, tuple[str, str | None]]:
+    files = Catalog.open(tree.parent / "catalog").arrow_table("files").to_pylist()
+    return {row["path"]: (row["kind"], row["reason"]) for row in files}
+
+
+def total(summary: Summary) -> int:
+    return sum(sum(reasons.values()) for reasons in summary.counts.values())
+
+
+def test_every_real_file_is_counted_once(pydicom_files: Path, tmp_path: Path) -> None:
+    summary = scan(tmp_path / "catalog", [Root("pydicom", pydicom_files)], workers=0)
+    files = [path for path in pydicom_files.rglob("*") if path.is_file()]
+    assert summary.walked == total(summary) == len(files)
+    assert sum(summary.counts["image"].values()) > 80
+    assert summary.counts["problem"] == {"cut-header": 1}
+    problems = Catalog.open(tmp_path / "catalog").table("problems")
+    assert {"cut-header", "pixel-cut", "pixel-length", "bad-value"} <= set(problems["code"])
+
+
+def test_more_real_files_leave_no_trace_of_trouble(shared_data: Path, tmp_path: Path) -> None:
+    summary = scan(tmp_path / "catalog", [Root("shared", shared_data / "dicom")], workers=0)
+    assert summary.walked == total(summary)
+    assert summary.counts["problem"] == {}
+    assert summary.members["image"] == {"": 20}
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "image": lambda path: write_dicom(path, PIXELS),
+    "cut": lambda path: path.write_bytes(b"\0" * 128 + b"DICM\x02\0\x10\0UI\x14\x001.2"),
+    "png": lambda path: path.write_bytes(PNG),
+    "text": lambda path: path.write_text("hello"),
+    "empty": lambda path: path.write_bytes(b""),
+    "noise": lambda path: path.write_bytes(bytes(range(256))),
+    "zip": lambda path: write_zip(path, {"a.png": PNG, "b/readme": b"x"}),
+    "broken-zip": lambda path: path.write_bytes(b"PK\x03\x04 and no more"),
+}
+
+
+def write_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(names=st.lists(st.sampled_from(sorted(FILES)), max_size=12))
+def test_the_sum_is_right_for_any_tree(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    tree = tmp_path_factory.mktemp("any") / "tree"
+    tree.mkdir()
+    for number, name in enumerate(names):
+        FILES[name](tree / f"{number}-{name}")
+    summary = run(tree)
+    assert summary.walked == total(summary) == len(names)
+    assert len(kinds(tree)) == len(names) + 2 * names.count("zip")
+    again = run(tree)
+    assert (again.snapshot, again.counts) == (summary.snapshot, summary.counts)
+    assert again.read == 0
+
+
+def test_the_number_of_workers_changes_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "_BATCH", 2)
+    write_zip(tree / "z.zip", {"a.png": PNG})
+    snapshots = set()
+    for workers in (0, 2):
+        shutil.rmtree(tree.parent / "catalog", ignore_errors=True)
+        snapshots.add(run(tree, workers=workers).snapshot)
+    assert len(snapshots) == 1
+
+
+def test_only_what_changed_is_read_again(tree: Path) -> None:
+    first = run(tree)
+    assert (first.read, first.reused) == (9, 0)
+    again = run(tree)
+    assert (again.read, again.reused, again.snapshot) == (0, 9, first.snapshot)
+    write_dicom(tree / "P000" / "0.dcm", PIXELS, Modality="US")
+    changed = run(tree)
+    assert (changed.read, changed.reused) == (1, 8)
+    catalog = Catalog.open(tree.parent / "catalog")
+    assert catalog.select("path = 'P000/0.dcm'")["Modality"].tolist() == ["US"]
+
+
+def test_what_vanished_is_marked_and_may_come_back(tree: Path) -> None:
+    first = run(tree)
+    path = tree / "P001" / "1.dcm"
+    path.rename(tree.parent / "away")
+    gone = run(tree)
+    assert (gone.walked, gone.vanished) == (8, 1)
+    catalog = Catalog.open(tree.parent / "catalog")
+    assert len(catalog.select()) == 8
+    assert catalog.query("SELECT path FROM files WHERE vanished")["path"].tolist() == ["P001/1.dcm"]
+    assert run(tree).snapshot == gone.snapshot
+    (tree.parent / "away").rename(path)
+    assert run(tree).snapshot == first.snapshot
+
+
+def test_other_folders_stay_as_they_were(tree: Path) -> None:
+    run(tree)
+    other = write_cohort(tree.parent / "other", persons=1, size=8, seed=1)
+    summary = run(other, "t")
+    assert (summary.walked, summary.vanished) == (3, 0)
+    assert len(Catalog.open(tree.parent / "catalog").select()) == 12
+    shutil.rmtree(other)
+    alone = run(tree)
+    assert [str(other) in warning for warning in alone.warnings] == [True]
+    assert len(Catalog.open(tree.parent / "catalog").select()) == 12
+
+
+def test_a_scan_never_touches_the_tree(tree: Path) -> None:
+    before = {path: path.stat() for path in tree.rglob("*")}
+    run(tree)
+    for path, state in before.items():
+        assert (path.stat().st_mtime_ns, path.stat().st_size) == (state.st_mtime_ns, state.st_size)
+    assert set(tree.rglob("*")) == set(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("LICENSE", b"You may", "text"),
+        ("a/README.md", b"# Read", "text"),
+        ("labels.csv", b"a,b\n", "table"),
+        ("._image.dcm", b"\0\x05\x16\x07", "system-file"),
+        ("Thumbs.db", b"\xd0\xcf\x11\xe0", "system-file"),
+        (".DS_Store", b"\0\0\0\1Bud1", "system-file"),
+        ("a.dcm", b"", "empty"),
+        ("big.dcm.part", b"\0" * 128 + b"DICM", "unfinished"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c", "unsupported-archive"),
+        ("a.dcm", b"no image at all", "not-an-image"),
+    ],
+)
+def test_what_is_ignored_has_a_reason(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "tree" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    run(tmp_path / "tree")
+    assert kinds(tmp_path / "tree") == {name: ("ignored", reason)}
+
+
+def test_names_do_not_decide(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    write_dicom(tree / "README.txt", PIXELS)
+    (tree / "image.dcm").write_bytes(PNG)
+    run(tree)
+    assert kinds(tree) == {"README.txt": ("image", None), "image.dcm": ("non-dicom", None)}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links, pipes and names as POSIX has them")
+def test_links_pipes_and_strange_names_are_counted(tree: Path) -> None:
+    (tree / "link").symlink_to(tree / "P000")
+    (tree / "loop").symlink_to(tree)
+    os.mkfifo(tree / "pipe")
+    odd = os.fsencode(tree) + b"/\xff.dcm"
+    with open(odd, "wb") as handle:  # noqa: PTH123  # a Path cannot have such a name
+        handle.write(b"x")
+    summary = run(tree)
+    assert summary.walked == 9 + 4
+    found = kinds(tree)
+    assert found["link"] == found["loop"] == ("ignored", "symlink")
+    assert found["pipe"] == ("ignored", "not-a-file")
+    assert found["\\xff.dcm"] == ("problem", "name-not-text")
+
+
+def test_what_cannot_be_opened_is_tried_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_open = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "0.dcm":
+            raise PermissionError(13, "Permission denied")
+        return real_open(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        assert run(tree).counts["problem"] == {"unreadable": 3}
+    summary = run(tree)
+    assert summary.counts["problem"] == {}
+    assert summary.read == 3
+
+
+def test_a_folder_that_cannot_be_listed_is_a_problem(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if path == str(tree / "P001"):
+            raise PermissionError(13, "Permission denied")
+        return real_scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        summary = run(tree)
+    assert kinds(tree)["P001"] == ("problem", "unreadable")
+    assert summary.walked == total(summary) == 7
+
+
+def test_archives_are_indexed_without_unpacking(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    image = write_dicom(tmp_path / "image.dcm", PIXELS, PatientID="inside").read_bytes()
+    tree.mkdir()
+    inner = write_zip(tmp_path / "inner.zip", {"a.png": PNG}).read_bytes()
+    write_zip(tree / "a.zip", {"study/1.dcm": image, "b.png": PNG, "inner.zip": inner, "c": b""})
+    with tarfile.open(tree / "b.tgz", "w:gz") as archive:
+        info = tarfile.TarInfo("other.dcm")
+        info.size = len(image)
+        archive.addfile(info, io.BytesIO(image))
+    summary = run(tree)
+    assert summary.walked == 2
+    assert summary.counts["archive"] == {"": 2}
+    assert summary.members["archive"] == {"nested-archive": 1}
+    assert summary.members["ignored"] == {"empty": 1}
+    found = kinds(tree)
+    assert found["a.zip!study/1.dcm"] == found["b.tgz!other.dcm"] == ("image", None)
+    assert found["a.zip!b.png"] == ("non-dicom", None)
+    catalog = Catalog.open(tmp_path / "catalog")
+    assert catalog.table("instances")["duplicate"].dropna().tolist() == ["alias"]
+    assert run(tree).read == 0
+    (tree / "a.zip").unlink()
+    assert run(tree).members["image"] == {"": 1}
+    assert catalog.query("SELECT 1")["1"].tolist() == [1]
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize("damage", [cut, lambda content: content[:-30] + b"\xff" * 30])
+def test_a_damaged_archive_is_a_problem_and_has_no_members(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    path = write_zip(tree / "a.zip", {f"{number}.png": PNG for number in range(9)})
+    path.write_bytes(damage(path.read_bytes()))
+    assert run(tree).counts["problem"] == {"archive-refused": 1}
+    assert kinds(tree) == {"a.zip": ("problem", "archive-refused")}
+
+
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    write_zip(tree / "a.zip", {"../../evil.png": PNG})
+    assert run(tree).counts["problem"] == {"archive-refused": 1}
+
+
+def stop_after(files: int) -> Callable[[int, int | None, str], None]:
+    def progress(done: int, total: int | None, unit: str) -> None:
+        if done >= files:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(files=st.integers(1, 9))
+def test_a_scan_that_was_stopped_goes_on(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    monkeypatch.setattr(scanning, "_BATCH", 1)
+    shutil.rmtree(tree.parent / "catalog", ignore_errors=True)
+    whole = run(tree).snapshot
+    shutil.rmtree(tree.parent / "catalog")
+    with pytest.raises(KeyboardInterrupt):
+        run(tree, progress=stop_after(files))
+    rest = run(tree)
+    assert rest.read == 9 - (files - 1)
+    assert rest.snapshot == whole
+    assert not (tree.parent / "catalog" / "partial").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ends a process by a POSIX signal")
+def test_a_scan_that_was_killed_ends_with_the_same_tables(tree: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from medkit.catalog import scan\n"
+        "scan._BATCH = 1\n"
+        "root = scan.Root('s', Path(sys.argv[1]))\n"
+        "scan.scan(Path(sys.argv[2]), [root], workers=0, progress=lambda *_: time.sleep(0.2))\n"
+    )
+    whole = run(tree).snapshot
+    catalog = tree.parent / "catalog"
+    shutil.rmtree(catalog)
+    with subprocess.Popen([sys.executable, "-c", script, str(tree), str(catalog)]) as process:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and len(list(catalog.glob("partial/*.arrow"))) < 2:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (catalog / "CURRENT").exists()
+    rest = run(tree)
+    assert 0 < rest.read < 9
+    assert rest.snapshot == whole
+
+
+def test_only_the_file_that_kills_its_reader_is_set_aside(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def map_items(function: Any, batches: list[Any], **options: Any) -> Iterator[Any]:
+        for batch in batches:
+            deadly = any(entry.path == "P001/1.dcm" for entry in batch)
+            yield Outcome(batch, Died("ended by a signal") if deadly else function(batch))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scanning, "map_items", map_items)
+        patch.setattr(scanning, "_BATCH", 4)
+        summary = run(tree)
+    assert summary.counts["problem"] == {"reader-died": 1}
+    assert kinds(tree)["P001/1.dcm"] == ("problem", "reader-died")
+    assert summary.walked == total(summary) == 9
+    assert run(tree).counts["problem"] == {}
+
+
+def names_kept(tree: Path) -> bool:
+    kept = Catalog.open(tree.parent / "catalog").table("instances")["PatientName"].notna()
+    assert kept.all() == kept.any()
+    return bool(kept.all())
+
+
+def test_identifiers_come_and_go_with_the_wish(tree: Path) -> None:
+    run(tree)
+    assert not names_kept(tree)
+    assert run(tree, keep_identifiers=True).read == 9
+    assert names_kept(tree)
+    assert run(tree).read == 9
+    assert not names_kept(tree)
+
+
+def test_roots_do_not_lie_in_each_other(tree: Path) -> None:
+    run(tree)
+    with pytest.raises(UsageError, match="lies in"):
+        scan(tree.parent / "catalog", [Root("s", tree / "P000")], workers=0)
+    with pytest.raises(UsageError, match="no folder"):
+        scan(tree.parent / "catalog", [Root("s", tree.parent / "nothing")], workers=0)
+    assert len(kinds(tree)) == 9
+
+
+def test_what_medkit_wrote_is_not_part_of_the_tree(tree: Path) -> None:
+    workspace = Workspace(tree)
+    (tree / "sets" / "x").mkdir(parents=True)
+    (tree / "sets" / "x" / "set.json").write_text("{}")
+    with workspace.lock():
+        summary = scan(workspace.catalog, [Root("s", tree)], workers=0)
+    assert summary.walked == 9
+    assert scan(workspace.catalog, [Root("s", tree)], workers=0).snapshot == summary.snapshot
+
+
+def test_roots_are_chosen_and_remembered(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to scan"):
+        choose_roots(workspace, [])
+    write_cohort(workspace.source("public"), persons=1, size=8)
+    write_cohort(tmp_path / "own", persons=1, size=8, seed=1)
+    given = choose_roots(workspace, [tmp_path / "own"], "clinic", r"P(\d+)")
+    assert [(root.source, root.person_regex) for root in given] == [("clinic", r"P(\d+)")]
+    scan(workspace.catalog, given, workers=0)
+    chosen = {root.folder.name: root.source for root in choose_roots(workspace, [])}
+    assert chosen == {"public": "public", "own": "clinic"}
+    scan(workspace.catalog, choose_roots(workspace, []), workers=0)
+    persons = Catalog.open(workspace.catalog).table("persons")
+    assert sorted(persons["basis"]) == ["PatientID", "person-regex"]
+
+
+@pytest.mark.parametrize("name", ["a.part", "b.zip.part"])
+def test_downloads_under_way_are_known(name: str) -> None:
+    assert triage.is_unfinished(name)
