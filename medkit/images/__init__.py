@@ -1,0 +1,1 @@
+"""Pixels, and the sets of normalised images made from them."""

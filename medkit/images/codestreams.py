@@ -1,0 +1,216 @@
+"""Compressed frames: what a codestream says of itself, and decoding it.
+
+imagecodecs decodes: libjpeg-turbo for JPEG with and without loss, CharLS for JPEG-LS, OpenJPEG for
+JPEG 2000, also in its High-Throughput form (its OpenJPH lets errors pass, and returns what it has).
+libjpeg fills what is missing of a cut stream with grey and says nothing, and any codec reserves
+the memory that a stream claims to need; so size and end are checked here first, and the codec must
+write into an array that fits the DICOM header.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+
+from medkit.errors import PixelError
+
+Samples = npt.NDArray[Any]
+
+_SOS = 0xDA
+# Start-of-frame markers that the decoders read (ISO 10918-1 B.1.1.3; F7 is that of JPEG-LS).
+_FRAME_HEADERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}
+_LOSSLESS_HEADERS = {0xC3, 0xF7}
+_APP14 = 0xEE
+_J2K_START = b"\xff\x4f\xff\x51"  # SOC, SIZ (ISO 15444-1 A.4.1, A.5.1)
+_END = b"\xff\xd9"  # EOI of the JPEG and JPEG-LS standards, EOC of JPEG 2000
+
+
+@dataclass(frozen=True)
+class Codestream:
+    """What the header of a codestream says.
+
+    Attributes
+    ----------
+    rows, columns, samples : int
+        Its size.
+    precision : int
+        Bits of a sample.
+    signed : bool
+        Whether samples are decoded to signed values; JPEG and JPEG-LS have unsigned ones only.
+    transform : int or None
+        The colour transform that an Adobe marker states: 0 for none (RGB), 1 for YCbCr.
+    lossy : bool or None
+        None where the header does not tell.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    precision: int
+    signed: bool = False
+    transform: int | None = None
+    lossy: bool | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the decoded array."""
+        size = (self.rows, self.columns)
+        return size if self.samples == 1 else (*size, self.samples)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the decoded array."""
+        width = next((w for w in (8, 16, 32) if self.precision <= w), 64)
+        return np.dtype(f"{'int' if self.signed else 'uint'}{width}")
+
+
+def read_jpeg(data: bytes) -> Codestream:
+    """Read the header of a JPEG or JPEG-LS codestream.
+
+    Raises
+    ------
+    PixelError
+        ``codestream``: there is none; ``pixel-length``: the stream has no end.
+    """
+    transform = None
+    try:
+        for marker, segment in iterate_segments(data):
+            if marker == _APP14 and segment[:5] == b"Adobe" and len(segment) > 11:
+                transform = segment[11]
+            elif marker in _FRAME_HEADERS:
+                precision, rows, columns, samples = struct.unpack_from(">BHHB", segment)
+                _check_end(data, b"\xff\xda")
+                lossy = None if marker == 0xF7 else marker not in _LOSSLESS_HEADERS
+                return Codestream(
+                    rows, columns, samples, precision, transform=transform, lossy=lossy
+                )
+    except (IndexError, struct.error):
+        pass
+    raise PixelError("codestream", "there is no JPEG frame header in it")
+
+
+def read_jpeg2000(data: bytes) -> Codestream:
+    """Read the header of a JPEG 2000 codestream, with or without a JP2 file around it.
+
+    Raises
+    ------
+    PixelError
+        As `read_jpeg`.
+    """
+    start = data.find(_J2K_START)
+    try:
+        size = struct.unpack_from(">8IH", data, start + 8)
+        depth = data[start + 42]
+    except (IndexError, struct.error):
+        start = -1
+    if start < 0:
+        raise PixelError("codestream", "there is no JPEG 2000 codestream in it")
+    _check_end(data, b"\xff\x93")
+    right, bottom, left, top = size[:4]
+    return Codestream(
+        bottom - top, right - left, size[8], (depth & 0x7F) + 1, signed=bool(depth & 0x80)
+    )
+
+
+def iterate_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (marker, content) of each segment of a JPEG before its first scan."""
+    position = 2
+    while position < len(data):
+        if data[position] != 0xFF:
+            return
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == _SOS:
+            return
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        yield marker, data[position + 4 : position + 2 + length]
+        position += 2 + max(length, 2)
+
+
+def _check_end(data: bytes, begin: bytes) -> None:
+    """Refuse a stream in which no end follows the last begin of data.
+
+    Neither marker can occur within compressed data, and what follows the end is padding.
+    """
+    if data.rfind(_END) < data.rfind(begin):
+        raise PixelError("pixel-length", f"the codestream of {len(data)} bytes has no end")
+
+
+def decode_codestream(
+    data: bytes, syntax: str, shape: tuple[int, ...]
+) -> tuple[Samples, Codestream]:
+    """Decode a compressed frame.
+
+    Parameters
+    ----------
+    data : bytes
+        The frame's codestream.
+    syntax : str
+        A transfer syntax of `CODECS`.
+    shape : tuple of int
+        What the DICOM header says: (rows, columns), or (rows, columns, samples).
+
+    Returns
+    -------
+    samples : ndarray
+        In the type that the codestream has. Colours are as in the stream, but for JPEG 2000,
+        whose own transform is undone.
+    header : Codestream
+
+    Raises
+    ------
+    PixelError
+        ``codestream``: it cannot be read or decoded; ``codestream-size``: it has another shape;
+        ``pixel-length``: it has no end.
+    """
+    read, decode = CODECS[syntax]
+    header = read(data)
+    if header.shape != shape:
+        raise PixelError(
+            "codestream-size", f"the codestream has shape {header.shape}, the header {shape}"
+        )
+    return run_codec(decode, data, out=np.empty(shape, header.dtype)), header
+
+
+def run_codec(codec: Callable[..., Any], data: bytes, **options: Any) -> Samples:
+    """Call a decoder of imagecodecs, whose errors share no class of their own."""
+    try:
+        return np.asarray(codec(data, **options))
+    except (RuntimeError, ValueError, IndexError, MemoryError) as error:
+        raise PixelError("codestream", f"{type(error).__name__}: {error}"[:300]) from None
+
+
+def _decode_jpeg(data: bytes, out: Samples) -> Samples:
+    # One colour space for input and output keeps libjpeg from converting between them.
+    space = "RGB" if out.ndim == 3 else "GRAYSCALE"
+    return np.asarray(
+        imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space, out=out)
+    )
+
+
+_JPEG = (read_jpeg, _decode_jpeg)
+_JPEGLS = (read_jpeg, imagecodecs.jpegls_decode)
+_JPEG2000 = (read_jpeg2000, imagecodecs.jpeg2k_decode)
+
+# Transfer syntaxes (PS3.6 A-1): how to read the header of their codestreams, and decode them.
+CODECS: dict[str, tuple[Callable[[bytes], Codestream], Callable[..., Any]]] = {
+    "1.2.840.10008.1.2.4.50": _JPEG,  # baseline
+    "1.2.840.10008.1.2.4.51": _JPEG,  # extended, 8 or 12 bits
+    "1.2.840.10008.1.2.4.57": _JPEG,  # lossless
+    "1.2.840.10008.1.2.4.70": _JPEG,  # lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": _JPEGLS,  # lossless
+    "1.2.840.10008.1.2.4.81": _JPEGLS,  # near-lossless
+    "1.2.840.10008.1.2.4.90": _JPEG2000,  # lossless
+    "1.2.840.10008.1.2.4.91": _JPEG2000,
+    "1.2.840.10008.1.2.4.201": _JPEG2000,  # High-Throughput, lossless
+    "1.2.840.10008.1.2.4.202": _JPEG2000,  # High-Throughput, lossless, by resolution
+    "1.2.840.10008.1.2.4.203": _JPEG2000,  # High-Throughput
+}

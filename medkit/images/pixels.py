@@ -1,0 +1,398 @@
+"""The pixel pipeline: from a row of the catalog to values that may be resized.
+
+Each step is a function, in this order:
+
+1. `decode`: the stored values of one frame, exactly; `hash_values` names them for ever.
+2. `find_padding`: what is not image, before anything else is done with it.
+3. Lookup tables: a palette becomes RGB with the depth of its entries; a Modality LUT is applied.
+   A linear rescale is not: it commutes with resizing, so values stay as stored and slope and
+   intercept go with them, in float64.
+4. `convert_ybr`: YBR becomes RGB.
+5. `turn_polarity`: display images in which low is bright are turned, about a fixed pivot.
+
+No windowing, no clipping, no stretch by an image's own minimum and maximum: slices of one series
+have one map. A Siemens mosaic is one frame, and stays one picture; ``ImageType`` tells them apart.
+
+A frame that cannot be done rightly raises PixelError with one of these codes:
+
+==================== ============================================================================
+bits                 bits allocated, stored and high, signs or codestream contradict one another
+codestream           a compressed frame or picture cannot be decoded
+codestream-size      it has another size than the header says
+all-padding          nothing but padding is in it
+file-changed         since it was catalogued
+file-unreadable      the file, or the archive it is in, is gone or damaged
+format-not-supported NIfTI, MetaImage and NRRD volumes, so far
+fragments            the frame is not among the encapsulated fragments
+lookup-table         its palette or Modality LUT cannot be read
+no-frame             the object has fewer frames
+no-pixels            the object has no pixel data
+no-size              rows or columns are missing
+no-spacing           the geometry needs millimetres, the header has none
+photometric          an interpretation that is not supported, or does not suit the samples
+pixel-length         more or fewer bytes than the header needs, or a stream that was cut
+rescale              the slope is zero, or slope or intercept is not finite
+supplemental-palette part of the grey range is meant to be colour (PS3.3 C.8.16.2.1.1.1)
+too-large            above the limits of `decoding`
+transfer-syntax      not supported, or not that of the pixel data
+==================== ============================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from medkit.errors import PixelError
+from medkit.images import decoding, pictures
+from medkit.images.decoding import Decoded
+from medkit.images.lookups import Lookup, read_modality_lut, read_palette
+from medkit.images.resampling import Spacing
+from medkit.images.rows import Row, is_grey, open_file, read_column
+from medkit.images.scales import (
+    Scale,
+    choose_fill,
+    is_turned,
+    read_scale,
+    read_window,
+    turn_polarity,
+    turn_window,
+)
+
+Values = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+
+# What gives a pixel's size, the best first (PS3.3 10.7.1.3).
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+# Syntaxes that may or may not have lost something: the header decides.
+_MAYBE_LOSSY = {
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS, near-lossless
+    "1.2.840.10008.1.2.4.91",  # JPEG 2000
+    "1.2.840.10008.1.2.4.203",  # High-Throughput JPEG 2000
+}
+_EXACT_FLOAT32 = 24  # bits of an integer
+# Codes have up to this many bits below a stored value, so that resizing keeps its fractions.
+_FRACTION_BITS = 4
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame, through the pipeline.
+
+    Attributes
+    ----------
+    values : ndarray, shape (H, W) or (H, W, 3)
+        Stored values, or what a lookup table, YBR or polarity made of them.
+    mask : ndarray of bool, shape (H, W), or None
+        False at padding; None where there is none.
+    slope, intercept : float
+        Real-world value = ``values * slope + intercept``. Of a turned image this is true of the
+        turned values: its real-world value is how bright it is displayed.
+    units : str or None
+        Of real-world values, such as ``"HU"``; None where the header does not say.
+    full_low, full_high : float
+        The real-world range that the header can represent; nan in floating point.
+    array : str
+        Type and channels of the codes, such as ``"uint16x1"``: `name_array` of the row.
+    base, k : float
+        ``code = round((value - base) * k)``, see `encode`.
+    fill : float
+        Real-world value of what lies outside the image, one that a stored value can have: air in
+        CT, black in display images and colour, else zero or what is nearest to it.
+    WindowCenter, WindowWidth : float or None
+        Of the header, real-world; of a turned image, those that display it as before.
+    VOILUTFunction : str or None
+        Of the header.
+    polarity : str
+        ``"kept"`` or ``"turned"``.
+    source_sha256 : str
+        Of the decoded stored values with their type and shape.
+    lossy : bool
+        Whether compression lost something.
+    constant : bool
+        Whether all pixels of the image are equal.
+    spacing : Spacing
+        Of the pixels.
+    """
+
+    values: Values
+    mask: Mask | None
+    slope: float
+    intercept: float
+    units: str | None
+    full_low: float
+    full_high: float
+    array: str
+    base: float
+    k: float
+    fill: float
+    WindowCenter: float | None
+    WindowWidth: float | None
+    VOILUTFunction: str | None
+    polarity: str
+    source_sha256: str
+    lossy: bool
+    constant: bool
+    spacing: Spacing
+
+    @property
+    def code_slope(self) -> float:
+        """Real-world value = code * ``code_slope`` + ``code_intercept``."""
+        return self.slope / self.k
+
+    @property
+    def code_intercept(self) -> float:
+        """See `code_slope`."""
+        return self.base * self.slope + self.intercept
+
+
+def read_frame(row: Row) -> Frame:
+    """Decode one frame and take it through the pipeline.
+
+    Parameters
+    ----------
+    row : mapping
+        A row of the catalog's view ``images``.
+
+    Raises
+    ------
+    PixelError
+        See the codes of this module.
+    """
+    array = name_array(row)
+    with open_file(row) as stream:
+        decoded = decode(stream, row)
+        lookup = read_lookup(stream, row)
+    mask = find_padding(decoded.values, row)
+    if mask is not None and not mask.any():
+        raise PixelError("all-padding", "every pixel is padding")
+    scale = read_scale(row, decoded, lookup)
+    values = lookup.apply(decoded.values) if lookup is not None else convert_ybr(decoded, scale)
+    window, turned = read_window(row), is_turned(row)
+    if turned:
+        values, window = turn_polarity(values, scale), turn_window(window, scale)
+    base, k = choose_code(array, scale)
+    full_low, full_high = scale.full_range
+    return Frame(
+        values=values,
+        mask=mask,
+        slope=scale.slope,
+        intercept=scale.intercept,
+        units=scale.units,
+        full_low=full_low,
+        full_high=full_high,
+        array=array,
+        base=base,
+        k=k,
+        fill=choose_fill(row, scale, values.ndim == 3),
+        WindowCenter=window.center,
+        WindowWidth=window.width,
+        VOILUTFunction=window.function,
+        polarity="turned" if turned else "kept",
+        source_sha256=hash_values(decoded.values),
+        lossy=is_lossy(row, decoded),
+        constant=is_constant(values, mask),
+        spacing=read_spacing(row),
+    )
+
+
+def name_array(row: Row) -> str:
+    """Return the array that a frame's codes belong to, by its header alone.
+
+    Grey up to 16 bits is ``uint16x1``; wider integers and floating point are ``float32x1`` where
+    that is exact, else ``float64x1``; colour is ``uint8x3``, or ``uint16x3`` where it has more
+    bits or comes of a DICOM palette.
+
+    Raises
+    ------
+    PixelError
+        If the header says that the frame cannot be normalised.
+    """
+    form = read_column(row, "format")
+    if form in pictures.FORMATS:
+        return _name_picture_array(row)
+    if form != "dicom":
+        raise PixelError("format-not-supported", f"pixels of {form} are not read yet")
+    # PS3.3 C.8.16.2.1.1.1: a grey image whose upper values index a palette.
+    if read_column(row, "PixelPresentation") in ("COLOR", "MIXED") and is_grey(row):
+        raise PixelError("supplemental-palette", "part of the grey range is meant to be colour")
+    module = decoding.read_module(row)
+    if module.samples == 3:
+        return _name_colour_array(row)
+    if module.photometric == "PALETTE COLOR":
+        return "uint16x3"
+    if module.dtype.kind == "f":
+        return f"{module.dtype.name}x1"
+    if module.allocated <= 16 or read_column(row, "has_modality_lut"):
+        return "uint16x1"
+    return "float32x1" if module.stored <= _EXACT_FLOAT32 else "float64x1"
+
+
+def _name_picture_array(row: Row) -> str:
+    pictures.check_colours(row)
+    if is_grey(row):
+        return "uint16x1" if read_column(row, "BitsAllocated", 8) <= 16 else "float64x1"
+    if read_column(row, "PhotometricInterpretation") == "PALETTE COLOR":
+        return "uint8x3"
+    return _name_colour_array(row)
+
+
+def _name_colour_array(row: Row) -> str:
+    bits = read_column(row, "BitsAllocated", 8)
+    if bits > 16 or read_column(row, "PixelRepresentation") == 1:
+        raise PixelError("bits", f"colour of {bits} bits a sample, or signed, is not supported")
+    return "uint8x3" if bits <= 8 else "uint16x3"
+
+
+def decode(stream: BinaryIO, row: Row) -> Decoded:
+    """Return the stored values of a frame, of a DICOM object or a picture.
+
+    Raises
+    ------
+    PixelError
+        As `decoding.decode_frame` or `pictures.decode_picture`.
+    """
+    if row["format"] in pictures.FORMATS:
+        return pictures.decode_picture(stream, row)
+    return decoding.decode_frame(stream, decoding.read_module(row), int(row["frame"]))
+
+
+def hash_values(values: Values) -> str:
+    """Return the SHA-256 of an array: its type, its shape, and its values in little-endian."""
+    little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    digest = hashlib.sha256(f"{little.dtype.name} {little.shape} ".encode())
+    digest.update(little.data)
+    return digest.hexdigest()
+
+
+def read_lookup(stream: BinaryIO, row: Row) -> Lookup | None:
+    """Return the palette, or the Modality LUT, that applies to a frame; None if none does.
+
+    A palette comes first, since its entries are colours.
+
+    Raises
+    ------
+    PixelError
+        ``lookup-table``: it cannot be read.
+    """
+    if row["format"] != "dicom":
+        return None
+    if read_column(row, "PhotometricInterpretation") == "PALETTE COLOR":
+        return read_palette(stream)
+    return read_modality_lut(stream) if read_column(row, "has_modality_lut") else None
+
+
+def find_padding(values: Values, row: Row) -> Mask | None:
+    """Return a mask, False at padding; None where there is none.
+
+    Padding is what equals PixelPaddingValue, or lies between it and PixelPaddingRangeLimit, both
+    included, as stored (PS3.3 C.7.5.1.1.2), in grey images only. In floating point it is what is
+    not a finite number.
+    """
+    if values.dtype.kind == "f":
+        mask = np.isfinite(values)
+        return None if mask.all() else mask
+    value = read_column(row, "PixelPaddingValue")
+    if value is None or not is_grey(row):
+        return None
+    ends = (value, read_column(row, "PixelPaddingRangeLimit", value))
+    low, high = sorted(_wrap_padding(int(end), values, row) for end in ends)
+    mask = (values < low) | (values > high)
+    return None if mask.all() else mask
+
+
+def _wrap_padding(value: int, values: Values, row: Row) -> int:
+    """Return a padding value as clearing unused bits left it, where it needs more than stored."""
+    bits = int(read_column(row, "BitsStored", 8 * values.itemsize))
+    low = -(1 << (bits - 1)) if values.dtype.kind == "i" else 0
+    return (value - low) % (1 << bits) + low
+
+
+def convert_ybr(decoded: Decoded, scale: Scale) -> Values:
+    """Return values as they are, but YBR as RGB (PS3.3 C.7.6.3.1.2), rounded and in range.
+
+    Raises
+    ------
+    PixelError
+        ``photometric``: they are in colours of which there is no way to RGB.
+    """
+    if decoded.photometric in ("RGB", "MONOCHROME1", "MONOCHROME2"):
+        return decoded.values
+    if decoded.photometric not in ("YBR_FULL", "YBR_FULL_422"):
+        raise PixelError("photometric", f"{decoded.photometric} in pixels that are not JPEG 2000")
+    middle = (scale.high + 1) / 2
+    y, cb, cr = np.moveaxis(decoded.values.astype(np.float32), -1, 0)
+    cb -= middle
+    cr -= middle
+    rgb = np.stack(
+        [y + 1.402 * cr, y - (0.114 * 1.772 * cb + 0.299 * 1.402 * cr) / 0.587, y + 1.772 * cb],
+        axis=-1,
+    )
+    return np.asarray(np.clip(np.rint(rgb), 0, scale.high), dtype=decoded.values.dtype)
+
+
+def choose_code(array: str, scale: Scale) -> tuple[float, float]:
+    """Return ``base`` and ``k`` of `encode`, so that codes use the array's type and no more.
+
+    Raises
+    ------
+    PixelError
+        ``bits``: integers were expected of the header, and floating point was found.
+    """
+    if array != "uint16x1":
+        return 0.0, 1.0
+    if math.isnan(scale.low):
+        raise PixelError("bits", "floating point of 16 bits is not supported")
+    return float(scale.low), float(2 ** min(_FRACTION_BITS, 16 - scale.bits))
+
+
+def is_lossy(row: Row, decoded: Decoded) -> bool:
+    """Say whether compression lost something, by codestream and header."""
+    flag = read_column(row, "LossyImageCompression")
+    if decoded.lossy or flag == "01":
+        return True
+    return read_column(row, "TransferSyntaxUID") in _MAYBE_LOSSY and flag != "00"
+
+
+def is_constant(values: Values, mask: Mask | None) -> bool:
+    """Say whether all pixels of the image are equal."""
+    inside = values.reshape(-1, *values.shape[2:]) if mask is None else values[mask]
+    return bool((inside == inside[0]).all())
+
+
+def read_spacing(row: Row) -> Spacing:
+    """Return the size of a pixel, by the first attribute that gives one; else square ones."""
+    for name in _SPACINGS:
+        numbers = [float(number) for number in read_column(row, name, ())]
+        if len(numbers) == 2 and all(math.isfinite(number) and number > 0 for number in numbers):
+            return Spacing(numbers[0], numbers[1], name)
+    return Spacing()
+
+
+def encode(values: Values, base: float, k: float, dtype: npt.DTypeLike) -> Values:
+    """Return values as codes: ``round((value - base) * k)`` in a type, floating point as it is."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return values.astype(kind)
+    codes = np.subtract(values, base, dtype=np.float64)
+    codes *= k
+    np.rint(codes, out=codes)
+    # A filter's sums may stray past the range by their last bit.
+    return np.clip(codes, 0, np.iinfo(kind).max, out=codes).astype(kind)
+
+
+def decode_codes(codes: Values, base: float, k: float) -> Values:
+    """Return the values, float64, that codes stand for."""
+    return np.asarray(codes / np.float64(k) + base)
+
+
+def fill_padding(values: Values, mask: Mask, frame: Frame) -> Values:
+    """Return resized values with the fill of their frame where the mask is False."""
+    filled = values.copy()
+    filled[~mask] = (frame.fill - frame.intercept) / frame.slope
+    return filled

@@ -1,0 +1,192 @@
+"""Making one shard of a set, in a process that may die.
+
+A shard is made whole or not at all: its images are decoded, resampled and written into the work
+folder, read back and compared by hash, moved into the set, and only then described in a sidecar.
+Whoever finds a sidecar whose shard has the hash it names leaves that shard alone.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medkit import workspace
+from medkit.errors import ImageSetError, PixelError, WorkspaceError
+from medkit.images import arrays, pixels, resampling
+
+if TYPE_CHECKING:
+    from medkit.images.normalisation import Recipe
+
+# What a sidecar says of a frame: the columns of the set's table, or a refusal's code and detail.
+Entry = dict[str, Any]
+Codes = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What a worker needs to make one shard.
+
+    Attributes
+    ----------
+    pixels, work : Path
+        The set's Zarr group, and the work folder.
+    layout : Layout
+        Of the array that the shard belongs to.
+    shard : int
+        Its number.
+    frames : mapping of int to mapping
+        From row of the array to row of the catalog.
+    recipe : Recipe
+        How to normalise them.
+    condemned : frozenset of int
+        Rows whose frames are refused untried: they end the process that decodes them.
+    """
+
+    pixels: Path
+    work: Path
+    layout: arrays.Layout
+    shard: int
+    frames: Mapping[int, Mapping[str, Any]]
+    recipe: Recipe
+    condemned: frozenset[int] = frozenset()
+
+    @property
+    def target(self) -> Path:
+        """The shard's file in the set."""
+        return self.pixels / self.layout.name / self.layout.shard_path(self.shard)
+
+    @property
+    def sidecar(self) -> Path:
+        """The description of the finished shard."""
+        return self.work / f"{self.layout.name}-{self.shard}.json"
+
+
+def build_shard(task: ShardTask) -> None:
+    """Make a shard and its sidecar, unless both are there and fit.
+
+    Raises
+    ------
+    ImageSetError
+        If it cannot be written, or reads back otherwise.
+    """
+    if _is_built(task):
+        return
+    entries: list[Entry] = []
+    landed: list[tuple[int, Codes, str]] = []
+    for row, frame in task.frames.items():
+        entry, codes = _try(task, row, frame)
+        entries.append({"row": row, **entry})
+        if codes is not None:
+            landed.append((row, codes, entry["pixels_sha256"]))
+    digest = _store(task, landed)
+    workspace.write_json(task.sidecar, {"sha256": digest, "frames": entries})
+
+
+def try_frame(item: tuple[int, Mapping[str, Any], Recipe]) -> None:
+    """Normalise the frame of (row, frame, recipe) for nothing but to see the process survive."""
+    normalise_frame(item[1], item[2])
+
+
+def read_entries(task: ShardTask) -> list[Entry]:
+    """Return what the sidecar of a finished shard says: an entry a frame, with its row."""
+    entries: list[Entry] = workspace.read_json(task.sidecar)["frames"]
+    return entries
+
+
+def refuse(code: str, detail: str) -> Entry:
+    """Return what stands for a frame that does not land."""
+    return {"code": code, "detail": detail}
+
+
+def normalise_frame(row: Mapping[str, Any], recipe: Recipe) -> tuple[Entry, Codes | None]:
+    """Return an image's columns and its codes, or a refusal and None; nothing is raised."""
+    try:
+        return _normalise(row, recipe)
+    except PixelError as error:
+        return refuse(error.code, error.detail), None
+    except Exception as error:
+        # A fault that nobody foresaw, in one frame of thousands: it is refused by name, and the
+        # rest go on. Only its type is kept: its text may differ from run to run.
+        return refuse("internal-error", type(error).__name__), None
+
+
+def _normalise(row: Mapping[str, Any], recipe: Recipe) -> tuple[Entry, Codes]:
+    frame = pixels.read_frame(row)
+    rows, columns = frame.values.shape[:2]
+    geometry = resampling.plan_geometry(
+        rows, columns, frame.spacing, recipe.size, recipe.geometry, recipe.mm
+    )
+    values, mask = resampling.resample(frame.values, frame.mask, geometry, recipe.filter)
+    filled = pixels.fill_padding(values, mask, frame)
+    codes = pixels.encode(filled, frame.base, frame.k, arrays.split_name(frame.array)[0])
+    kept = ("units", "VOILUTFunction", "polarity", "source_sha256", "lossy", "constant")
+    entry: Entry = {name: getattr(frame, name) for name in kept}
+    numbers = {
+        "slope": frame.code_slope,
+        "intercept": frame.code_intercept,
+        "full_low": frame.full_low,
+        "full_high": frame.full_high,
+        "WindowCenter": frame.WindowCenter,
+        "WindowWidth": frame.WindowWidth,
+        "fill_value": frame.fill,
+        "padding_share": 1 - float(mask.mean()),
+    }
+    entry |= {name: _finite(number) for name, number in numbers.items()}
+    entry["affine"], entry["pad_box"] = list(geometry.affine), list(geometry.pad_box)
+    entry["pixels_sha256"] = pixels.hash_values(codes)
+    return entry, codes
+
+
+def _finite(number: float | None) -> float | None:
+    """Return a number that JSON can hold; what is endless has no value."""
+    return None if number is None or not math.isfinite(number) else float(number)
+
+
+def _try(task: ShardTask, row: int, frame: Mapping[str, Any]) -> tuple[Entry, Codes | None]:
+    if row in task.condemned:
+        return refuse("decoder-died", "it ended the process that decoded it"), None
+    return normalise_frame(frame, task.recipe)
+
+
+def _is_built(task: ShardTask) -> bool:
+    try:
+        expected = workspace.read_json(task.sidecar)["sha256"]
+        return expected is None or bool(workspace.hash_file(task.target) == expected)
+    except (WorkspaceError, FileNotFoundError):
+        return False
+
+
+def _store(task: ShardTask, landed: list[tuple[int, Codes, str]]) -> str | None:
+    """Put the images into the set, and return the hash of their file; None without any."""
+    if not landed:
+        task.target.unlink(missing_ok=True)  # of a try that died after it was moved
+        return None
+    try:
+        return _write(task, landed)
+    except (OSError, ValueError) as error:  # tensorstore raises ValueError for a full disk too
+        raise ImageSetError(f"the shard {task.target} cannot be written: {error}") from error
+
+
+def _write(task: ShardTask, landed: list[tuple[int, Codes, str]]) -> str:
+    """Write the images in the work folder, read them back, move the file; return its hash."""
+    rows, codes, hashes = zip(*landed, strict=True)
+    beside = task.work / f"{task.layout.name}-{task.shard}"
+    arrays.write_rows(arrays.create_array(beside, task.layout), np.array(rows), np.stack(codes))
+    read = arrays.open_array(beside)[np.array(rows)].read().result()
+    if [pixels.hash_values(image) for image in read] != list(hashes):
+        raise ImageSetError(
+            f"the shard {task.target} does not read back as it was written; check that disk"
+        )
+    file = beside / task.layout.shard_path(task.shard)
+    digest = workspace.hash_file(file)
+    task.target.parent.mkdir(parents=True, exist_ok=True)
+    workspace.move_into_place(file, task.target)
+    shutil.rmtree(beside)
+    return digest
