@@ -1,0 +1,1 @@
+"""Who is in which fold, and what leaks between folds."""
