@@ -1,0 +1,1 @@
+"""The trainer contract, and the run that holds trainers to it."""

@@ -1,0 +1,182 @@
+"""What a trainer plugin provides, and what it is given.
+
+The host owns persons, folds, metrics, thresholds and the report. A trainer gets images and labels
+of the training part, and images alone of the test part; it never sees a test label. Importing
+this module imports NumPy and nothing heavier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from medkit.errors import TrainingError
+
+if TYPE_CHECKING:
+    from medkit.images.reader import Images
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What a trainer returns."""
+
+    def predict_proba(self, images: Images) -> npt.NDArray[np.floating[Any]]:
+        """Return an array (n, classes), columns in the order of ``classes``.
+
+        Rows sum to 1 for multiclass. Where the trainer has features, ``images.features`` holds
+        theirs, a row an image.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model into an existing, empty folder; `Trainer.load` reads it back."""
+        ...
+
+
+class Trainer(Protocol):
+    """What a plugin provides: a class with these members.
+
+    Some members are optional. ``features(images, run)`` returns an array (n, d) of float32 in
+    which row i depends on image i alone; the host computes it once for all folds and keeps it by
+    content, so a trainer that has it also has ``feature_spec()``: a JSON-able mapping of all that
+    the features depend on besides the pixels (layer, hash of the weights; under ``"view"`` the
+    keywords that ``images.with_view`` is called with). ``head = "linear"`` leaves ``fit`` and
+    ``load`` to the host, which solves a multinomial logistic regression on the features.
+    ``weights_used``, set once features or a fit are there, is a mapping that tells of pretrained
+    weights: ``name``, ``sha256`` and ``pretrained``; the report warns where the last is false.
+
+    Attributes
+    ----------
+    Params : type
+        A frozen dataclass; its typed fields are the ``-p`` options, documented by
+        ``metadata={"help": ...}``.
+    tasks : frozenset of str
+        Of ``"multiclass"`` and ``"multilabel"``.
+    """
+
+    Params: ClassVar[type]
+    tasks: ClassVar[frozenset[str]]
+
+    def __init__(self, params: Any) -> None: ...
+
+    def fit(self, train: LabelledImages, validation: LabelledImages, run: RunContext) -> Model:
+        """Train on ``train``, choose by ``validation``, and return a model."""
+        ...
+
+    def load(self, folder: Path) -> Model:
+        """Return the model that was saved in a folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with what is known of them.
+
+    Attributes
+    ----------
+    images : Images
+        Lazy pixels: ``images[3]`` is an array (H, W, C), ``images[:8]`` (8, H, W, C), float32.
+    labels : ndarray of int64, shape (n,)
+        Indexes into ``classes``.
+    persons : ndarray of str, shape (n,)
+        Opaque: equal for images that must stay on one side of any split.
+    classes : tuple of str
+        Sorted; the order of the columns of every prediction.
+    weights : ndarray of float32, shape (n,)
+        Weight of each image, 1 unless the user asked otherwise.
+    """
+
+    images: Images
+    labels: npt.NDArray[np.int64]
+    persons: npt.NDArray[np.str_]
+    classes: tuple[str, ...]
+    weights: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def features(self) -> npt.NDArray[np.float32]:
+        """Rows of the trainer's features, shape (n, d), as a memory map is indexed.
+
+        Raises
+        ------
+        TrainingError
+            If the trainer has no ``features``.
+        """
+        features = self.images.features
+        if features is None:
+            raise TrainingError("this trainer declares no 'features', so there are none to read")
+        return features
+
+    def view(self, **changes: Any) -> LabelledImages:
+        """Return the same images seen through another window, size, channels or scale."""
+        return replace(self, images=self.images.with_view(**changes))
+
+    def take(self, rows: npt.ArrayLike) -> LabelledImages:
+        """Return some of the images, in the order given."""
+        rows = np.asarray(rows)
+        return LabelledImages(
+            self.images.take(rows),
+            self.labels[rows],
+            self.persons[rows],
+            self.classes,
+            self.weights[rows],
+        )
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where and how one fit happens.
+
+    Attributes
+    ----------
+    seed : int
+        Derived from run seed, fold and trainer; the only source of randomness to use.
+    folder : Path
+        Of this fold: the one place to write.
+    checkpoints : Path
+        For resuming after a kill; removed when the fold is done.
+    device : str
+        ``"cpu"``, ``"gpu"`` or ``"gpu:0"``; the host has already hidden the others.
+    threads : int
+        How many to use.
+    log : callable
+        Takes a sentence for the run's log.
+    progress : callable
+        Takes (done, total, unit); features are counted by the host.
+    looks : callable
+        Use `look`.
+    stopping : callable
+        True when the user asked to stop: leave at the next safe place.
+    """
+
+    seed: int
+    folder: Path
+    checkpoints: Path
+    device: str = "cpu"
+    threads: int = 1
+    log: Callable[[str], None] = field(default=lambda text: None)
+    progress: Callable[[int, int, str], None] = field(default=lambda done, total, unit: None)
+    looks: Callable[[Mapping[str, Any]], None] = field(default=lambda look: None)
+    stopping: Callable[[], bool] = field(default=lambda: False)
+
+    def look(self, epoch: int, value: float, chosen: bool) -> None:
+        """Record one look at the validation part.
+
+        Parameters
+        ----------
+        epoch : int
+            When it was taken; rises through a fit.
+        value : float
+            What was seen, finite, higher is better: minus the validation log loss, so that the
+            report can set it beside the test part, or else a balanced accuracy.
+        chosen : bool
+            True if the weights of this look are, so far, the ones that will be returned.
+        """
+        self.looks({"epoch": int(epoch), "value": float(value), "chosen": bool(chosen)})

@@ -1,0 +1,137 @@
+"""Trainers that give features and leave the rest to the host: ``head = "linear"``.
+
+The host solves a multinomial logistic regression for every fold, each in a process of its own
+with one BLAS thread, so that the result does not depend on how many run at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medkit.cohort.folds import make_inner_folds
+from medkit.engine import Died, map_items
+from medkit.statistics.linear import LinearHead, fit_linear
+from medkit.training.course import Course
+from medkit.training.features import open_features
+from medkit.training.job import derive_seed, fold_folder, read_array, read_job, read_part
+from medkit.training.result import make_model_folder, open_looks
+from medkit.workspace import write_json
+
+if TYPE_CHECKING:
+    from medkit.images.reader import Images
+
+    Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """A fold to solve; its features have been computed.
+
+    Attributes
+    ----------
+    run : Path
+        The run's folder.
+    fold : int
+        Which one.
+    feature_key : str
+        Of its features.
+    feature_spec : dict
+        What they are.
+    """
+
+    run: Path
+    fold: int
+    feature_key: str
+    feature_spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """How a fold was solved: in how long, and with what to be said about it."""
+
+    seconds: float
+    notes: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """What the host makes of a trainer with ``head = "linear"``."""
+
+    head: LinearHead
+
+    def predict_proba(self, images: Images) -> npt.NDArray[np.float64]:
+        """Return probabilities of images that have their features, shape (n, classes)."""
+        return self.head.predict_proba(np.asarray(images.features))
+
+    @classmethod
+    def load(cls, folder: Path) -> LinearModel:
+        """Read the head that was saved in a folder."""
+        return cls(LinearHead.load(folder))
+
+
+def is_linear(trainer: Any) -> bool:
+    """Tell whether a trainer leaves ``fit`` and ``load`` to the host."""
+    return getattr(trainer, "head", "") == "linear"
+
+
+def solve_folds(course: Course, workers: int) -> None:
+    """Solve the folds of a run that are left, several at a time."""
+    features = course.record["features"]
+    tasks = [
+        FoldTask(course.folder, fold, features["key"], features["spec"])
+        for fold in course.list_left()
+    ]
+    for outcome in map_items(solve_fold, tasks, workers=workers):
+        fold, solved = outcome.item.fold, outcome.result
+        if isinstance(solved, Died):
+            course.fail(fold, f"the process that solved it died: {solved.detail}", 0.0)
+        elif solved.error:
+            course.fail(fold, solved.error, solved.seconds)
+        else:
+            course.warn(f"fold {fold}: {note}" for note in solved.notes)
+            course.finish(fold, solved.seconds)
+
+
+def solve_fold(task: FoldTask) -> Solved:
+    """Solve one fold: choose the strength by inner folds, save the head, predict the test part."""
+    began = time.monotonic()
+    try:
+        notes = _solve(task, fold_folder(task.run, task.fold))
+    except Exception as error:  # whatever it is, it is this fold's, and the others go on
+        return Solved(time.monotonic() - began, error=f"{type(error).__name__}: {error}")
+    return Solved(time.monotonic() - began, notes)
+
+
+def _solve(task: FoldTask, folder: Path) -> tuple[str, ...]:
+    job, numbers = read_job(task.run)
+    every = open_features(Path(job.feature_store), task.feature_key)
+    rows = read_array(task.run / "feature-rows.npy")
+
+    def gather(part: str) -> Floats:
+        return every[rows[np.searchsorted(numbers, read_part(folder, part))]]
+
+    labels, persons = (read_part(folder, "train", column) for column in ("labels", "persons"))
+    inner = make_inner_folds(persons, labels, derive_seed(job.seed, "inner", task.fold))
+    head = fit_linear(gather("train"), labels, persons, len(job.classes), inner=inner)
+    head.save(make_model_folder(folder))
+    write_json(folder / "trainer.json", job.describe_trainer(task.feature_spec))
+    _record_looks(folder, head)
+    loaded = LinearHead.load(folder / "model")
+    np.save(folder / "predictions.npy", loaded.predict_proba(gather("test")))
+    return head.notes
+
+
+def _record_looks(folder: Path, head: LinearHead) -> None:
+    """Every strength that was tried is a look, at the inner folds."""
+    record, least = open_looks(folder), math.inf
+    for number, loss in enumerate(head.losses.values()):
+        record({"epoch": number, "value": -loss, "chosen": loss < least})
+        least = min(least, loss)
