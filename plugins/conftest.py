@@ -1,0 +1,97 @@
+"""Real `Images` without a set on disk, for the tests of every plugin."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medkit.images.reader import CachedCodes, Images
+from medkit.training.contract import LabelledImages, RunContext
+
+HEAVY = ("keras", "tensorflow", "jax", "torch", "sklearn", "matplotlib", "pandas")
+
+
+@pytest.fixture(scope="session")
+def make_images() -> Callable[..., Images]:
+    """Return images (n, size, size) of 8 bits in which label 1 is bright on the left."""
+
+    def make(labels: np.ndarray, size: int = 16, seed: int = 0) -> Images:
+        random = np.random.default_rng(seed)
+        codes = random.integers(0, 120, (len(labels), size, size)).astype(np.uint16)
+        codes[np.asarray(labels) == 1, :, : size // 2] += 120
+        table = pd.DataFrame(
+            {
+                "image": np.arange(len(codes)),
+                "array": "uint16x1",
+                "row": np.arange(len(codes)),
+                "slope": 1.0,
+                "intercept": 0.0,
+                "full_low": 0.0,
+                "full_high": 255.0,
+                "WindowCenter": np.nan,
+                "WindowWidth": np.nan,
+                "VOILUTFunction": None,
+                "pixels_sha256": [f"{number:064x}" for number in range(len(codes))],
+            }
+        )
+        return Images(
+            CachedCodes({"uint16x1": (np.arange(len(codes)), codes)}, (size, size)), table
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_part(make_images: Callable[..., Images]) -> Callable[..., LabelledImages]:
+    """Return labelled images, a person each."""
+
+    def make(count: int, seed: int = 0, positive: float = 0.5, size: int = 16) -> LabelledImages:
+        labels = (np.arange(count) < positive * count).astype(np.int64)
+        return LabelledImages(
+            make_images(labels, size, seed),
+            labels,
+            np.array([f"person {number}" for number in range(count)]),
+            ("a", "b"),
+            np.ones(count, np.float32),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., RunContext]:
+    """Return the context of a fit; equal names share their checkpoints."""
+
+    def make(name: str = "fit", **keywords: Any) -> RunContext:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return RunContext(**{"seed": 7} | keywords, folder=tmp_path, checkpoints=tmp_path / name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def list_heavy() -> Callable[[str], list[str]]:
+    """Return what heavy libraries are imported when a plugin is loaded as the host does."""
+
+    def look(module: str) -> list[str]:
+        code = (
+            f"import sys, json, pluggy, {module}, medkit.hookspecs as specs\n"
+            "manager = pluggy.PluginManager('medkit')\n"
+            "manager.add_hookspecs(specs)\n"
+            f"manager.register({module})\n"
+            "assert manager.hook.medkit_trainer().Params()\n"
+            f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return list(json.loads(done.stdout))
+
+    return look
