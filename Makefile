@@ -1,0 +1,38 @@
+# Each target makes its own virtual environment; README spells the commands out without make.
+PYTHON ?= python3
+VENV ?= .venv
+PLUGINS = $(foreach name,softmax cnn inception,-e "plugins/medkit-$(name)[tensorflow]")
+SOURCES = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+
+.PHONY: demo test check soak bench clean
+
+demo: $(VENV)/demo-installed
+	$(VENV)/bin/python -m medkit demo
+
+test: $(VENV)/test-installed
+	$(VENV)/bin/python -m pytest tests plugins examples
+
+check: $(VENV)/test-installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+soak: $(VENV)/test-installed
+	MEDKIT_KILLS=20 $(VENV)/bin/python -m pytest tests/test_kills.py -v -m "soak or not soak"
+
+bench: $(VENV)/test-installed
+	for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo-workspace build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo-installed: $(VENV)/bin/python $(SOURCES)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e ".[demo]" $(PLUGINS)
+	touch $@
+
+$(VENV)/test-installed: $(VENV)/bin/python $(SOURCES)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e ".[demo,test]" $(PLUGINS)
+	touch $@

@@ -1,0 +1,86 @@
+"""The command line: one module a verb; each parses, calls one function, and prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from medkit import __version__
+from medkit.cli import (
+    audit,
+    catalog,
+    demo,
+    doctor,
+    evaluate,
+    fetch,
+    label,
+    normalise,
+    plugins,
+    predict,
+    report,
+    show,
+    train,
+    verify,
+)
+from medkit.cli.terminal import explain
+from medkit.errors import MedkitError
+
+app = typer.Typer(
+    name="medkit",
+    help="From a pile of DICOM to a number you can trust.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for verb in (
+    demo.demo,
+    fetch.fetch,
+    catalog.catalog,
+    show.show,
+    label.label,
+    normalise.normalise,
+    train.train,
+    evaluate.evaluate,
+    report.report,
+    predict.predict,
+    verify.verify,
+    doctor.doctor,
+):
+    app.command()(verb)
+app.command("normalize", hidden=True, help="The same as normalise.")(normalise.normalise)
+app.add_typer(audit.app, name="audit")
+app.add_typer(plugins.app, name="plugins")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """From a pile of DICOM to a number you can trust."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code: 0 done, 1 failed, 2 wrong usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=arguments, prog_name="medkit")
+    except (MedkitError, OSError) as error:  # a disk that is full or may not be written, too
+        if "--debug" in arguments:
+            raise
+        explain(str(error))
+        sys.exit(getattr(error, "exit_code", 1))

@@ -1,0 +1,69 @@
+"""``medkit catalog``: index trees of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medkit.cli.options import (
+    HERE,
+    EngineOption,
+    JsonOption,
+    WorkersOption,
+    WorkspaceOption,
+)
+from medkit.cli.terminal import print_json, print_table, say, show_progress
+from medkit.workspace import Workspace
+
+
+def catalog(
+    roots: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders to scan; by default raw/ and those scanned before."),
+    ] = None,
+    workspace: WorkspaceOption = HERE,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Whose images these are: PatientIDs are compared within a source."),
+    ] = None,
+    person_regex: Annotated[
+        str | None,
+        typer.Option(
+            help="Finds the person in a PatientID, or in the path of a picture: the first group, "
+            "or the whole match."
+        ),
+    ] = None,
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="Keep names and birth dates as well.")
+    ] = False,
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Index any tree of files; again and again, only what changed is read."""
+    from dataclasses import asdict
+
+    from medkit.catalog.roots import choose_roots
+    from medkit.catalog.scan import scan
+
+    home = Workspace(workspace)
+    chosen = choose_roots(home, roots or [], source, person_regex)
+    with home.lock(), show_progress("catalog") as progress:
+        summary = scan(
+            home.catalog,
+            chosen,
+            engine=engine,
+            workers=workers,
+            progress=progress,
+            keep_identifiers=keep_identifiers,
+        )
+    if as_json:
+        print_json(asdict(summary))
+        return
+    say(summary.sentence)
+    columns = ("kind", "reason", "files", "members of archives")
+    print_table("what was found", columns, summary.rows)
+    for warning in summary.warnings:
+        say(f"note: {warning}")

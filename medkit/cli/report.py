@@ -1,0 +1,39 @@
+"""The verb ``report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medkit.cli.options import HERE, JsonOption, WorkspaceOption
+from medkit.cli.terminal import print_json, say
+from medkit.workspace import Workspace
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The file to write, instead of one in the workspace."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Of the page over several runs: reports/NAME.html."),
+    ] = None,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's report again, or one page over several runs on the same folds."""
+    from medkit.evaluation.report import choose_path, write_page
+
+    home = Workspace(workspace)
+    with home.lock():
+        path = write_page(
+            [home.run(run) for run in runs], output or choose_path(runs, name, home), home
+        )
+    if as_json:
+        print_json({"report": str(path), "runs": runs})
+    else:
+        say(f"the report is in {path}")

@@ -1,0 +1,72 @@
+"""``medkit normalise`` and ``medkit verify``, from the catalog to a sound set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medkit.catalog.scan import Root, scan
+from medkit.testing import write_cohort, write_dicom
+from medkit.workspace import Workspace
+
+
+@pytest.fixture
+def cataloged(workspace: Workspace, tmp_path: Path) -> Workspace:
+    tree = write_cohort(tmp_path / "tree", persons=2, per_person=2, size=16)
+    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    write_dicom(tree / "scout.dcm", np.ones((8, 8), np.uint16), **scout)
+    short = write_dicom(tree / "short.dcm", np.ones((8, 8), np.uint16), PatientID="S")
+    short.write_bytes(short.read_bytes()[:-2])
+    scan(workspace.catalog, [Root("local", tree)], workers=0)
+    return workspace
+
+
+def test_a_set_is_made_and_verified(cataloged: Workspace, run_cli: Callable[..., Any]) -> None:
+    here = ("-w", cataloged.root)
+    options = ("--size", 32, "--workers", 1)
+    made = run_cli("normalise", "a", *options, *here, "--json")
+    assert made.exit_code == 0, made.stderr
+    summary = json.loads(made.stdout)
+    assert summary == {
+        "set": "a",
+        "selected": 5,
+        "landed": 4,
+        "refused": {"pixel-length": 1},
+        "left_out": {"localizer": 1},
+        "built": True,
+    }
+    again = run_cli("normalise", "a", *options, *here)
+    assert again.exit_code == 0, again.stderr
+    assert "a is there already" in again.stdout
+    for text in ("5 frames selected", "landed", "refused: pixel-length", "1 left out", "localizer"):
+        assert text in again.stdout
+    other = run_cli("normalise", "a", "--size", 16, *here)
+    assert other.exit_code == 2
+    assert "size is [32, 32] there and [16, 16] here" in other.stderr
+
+    sound = run_cli("verify", *here)
+    assert (sound.exit_code, sound.stdout) == (0, "a: sound\n")
+    shard = cataloged.set("a") / "pixels.zarr" / "uint16x1" / "c" / "0" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1
+    shard.write_bytes(content)
+    damaged = run_cli("verify", "a", *here, "--json")
+    assert damaged.exit_code == 1
+    (fault,) = json.loads(damaged.stdout)["a"]
+    assert (fault["file"], fault["image"]) == ("pixels.zarr/uint16x1/c/0/0/0", 0)
+
+
+def test_a_wrong_wish_is_one_line(cataloged: Workspace, run_cli: Callable[..., Any]) -> None:
+    wrong = run_cli("normalise", "a", "--geometry", "squash", "-w", cataloged.root)
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert (
+        wrong.stderr == "error: no geometry is named 'squash'; use letterbox, stretch, crop, mm\n"
+    )
+    missing = run_cli("verify", "b", "-w", cataloged.root)
+    assert missing.exit_code == 1
+    assert "does not exist" in missing.stdout

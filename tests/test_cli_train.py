@@ -1,0 +1,129 @@
+"""The verbs ``train``, ``evaluate``, ``predict`` and ``plugins``, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faketrainer import CENTROID, FEATURES, install, make_workspace
+
+from medkit.workspace import Workspace
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    install(folder, "fake-centroid", CENTROID, names=("centroid",))
+    install(folder, "fake-pixels", FEATURES, names=("pixels",))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(scope="module")
+def cli(site: Path, root: Path, run_cli: Cli) -> Cli:
+    """The command line in this workspace, where the made-up trainers are installed."""
+
+    def run(*arguments: object, **environment: str) -> Any:
+        found = os.pathsep.join([str(site), *sys.path])
+        counted = str(site / "counted")
+        return run_cli(
+            *arguments, "-w", str(root), PYTHONPATH=found, COUNTED=counted, **environment
+        )
+
+    return run
+
+
+TRAIN = ("train", "set", "--label", "animal", "--folds", "2", "--threads", "1", "--device", "cpu")
+
+
+def test_two_trainers_are_compared_on_the_same_folds_and_then_used(cli: Cli, root: Path) -> None:
+    both = ("--plugin", "centroid", "--plugin", "pixels", "--name", "both")
+    done = cli(*TRAIN, *both, "-p", "size=6", "-p", "centroid.epochs=2")
+    assert done.exit_code == 0, done.stderr
+    assert "balanced accuracy" in done.stdout
+    assert "majority class" in done.stdout
+    home = Workspace(root)
+    for name in ("both-centroid", "both-pixels"):
+        assert (home.run(name) / "report.html").is_file()
+        record = json.loads((home.run(name) / "run.json").read_text())
+        assert record["params"]["size"] == 6
+        assert record["command"][:3] == ["medkit", "train", "set"]
+    assert home.report("both").is_file()
+
+    again = cli(*TRAIN, *both, "-p", "size=6", "-p", "centroid.epochs=2", "--json")
+    assert [run["repeated"] for run in json.loads(again.stdout)["runs"]] == [True, True]
+
+    refused = cli("evaluate", "both-centroid", "set", "--label", "animal")
+    assert refused.exit_code == 1
+    assert "was trained on 8 persons" in refused.stderr
+    evaluated = cli(
+        *("evaluate", "both-centroid", "set", "--label", "animal", "--allow-overlap", "--json"),
+        *("--device", "cpu", "--threads", "1"),
+    )
+    assert json.loads(evaluated.stdout)["metrics"]["images"] == 16
+    predicted = cli("predict", "both-pixels", "set", "--device", "cpu", "--threads", "1")
+    assert predicted.exit_code == 0, predicted.stderr
+    assert "16 images are predicted in" in predicted.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--plugin", "nought"), 1, "no trainer plugin is named 'nought'"),
+        (("--plugin", "centroid", "-p", "colour=3"), 2, "-p colour: there is no such option"),
+        (("--plugin", "centroid", "-p", "epochs=ten"), 2, "give an integer"),
+        (("--plugin", "centroid", "--device", "tpu"), 2, "unknown device 'tpu'"),
+        (("--plugin", "centroid", "--positive", "lynx"), 2, "'lynx' cannot be the positive class"),
+        (("--plugin", "centroid", "--name", "../x"), 2, "cannot be a name"),
+        (("--plugin", "centroid", "--classes", "yak,lynx"), 1, "lynx"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_an_exit_code(
+    arguments: tuple[str, ...], code: int, message: str, cli: Cli
+) -> None:
+    done = cli(*TRAIN, *arguments)
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def list_plugins(run_cli: Cli, site: Path, *options: str) -> Any:
+    return run_cli("plugins", *options, PYTHONPATH=os.pathsep.join([str(site), *sys.path]))
+
+
+def test_plugins_are_listed_from_metadata(site: Path, run_cli: Cli) -> None:
+    listed = json.loads(list_plugins(run_cli, site, "list", "--json").stdout)
+    assert not [text for text in listed["conflicts"] if "centroid" in text]
+    assert {"centroid", "pixels"} <= {trainer["name"] for trainer in listed["trainers"]}
+    assert "fake-centroid" in list_plugins(run_cli, site, "list").stdout
+
+
+def test_a_conflict_is_listed_and_is_a_failure(site: Path, tmp_path: Path, run_cli: Cli) -> None:
+    install(tmp_path, "fake-rival", CENTROID, names=("centroid",))
+    done = run_cli(
+        "plugins", "list", PYTHONPATH=os.pathsep.join([str(tmp_path), str(site), *sys.path])
+    )
+    assert done.exit_code == 1
+    assert "fake-rival" in done.stdout
+    assert "'centroid' is claimed by fake-centroid 1.2.3 and fake-rival 1.2.3" in done.stderr
+
+
+def test_a_plugin_is_shown_with_its_options(site: Path, run_cli: Cli) -> None:
+    shown = json.loads(list_plugins(run_cli, site, "show", "centroid", "--json").stdout)
+    assert shown["tasks"] == ["multiclass"]
+    options = {option["name"]: option for option in shown["options"]}
+    assert options["epochs"]["default"] == "3"
+    assert options["pause"]["takes"] == "a number"
+    assert "an integer" in list_plugins(run_cli, site, "show", "centroid").stdout

@@ -1,0 +1,138 @@
+"""kill -9 at a random moment, then the same command: the same result as an unbroken run.
+
+Three kills a stage here; ``make soak`` sets ``MEDKIT_KILLS`` to 20.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medkit.testing import write_cohort
+
+KILLS = int(os.environ.get("MEDKIT_KILLS", "3"))
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills a process by a POSIX signal")
+
+
+def hash_tree(folder: Path, *patterns: str) -> dict[str, str]:
+    """Return the SHA-256 of every file that fits a pattern, by relative path."""
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(found)
+    }
+
+
+def start(workspace: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-m", "medkit", *command, "-w", str(workspace)]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(workspace: Path, command: list[str]) -> float:
+    """Run a command to its end and return the seconds it took."""
+    began = time.monotonic()
+    with start(workspace, command) as process:
+        _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors.decode()
+    return time.monotonic() - began
+
+
+def kill_at(workspace: Path, command: list[str], seconds: float) -> bool:
+    """Start a command, kill it after some seconds, and tell whether it was still running."""
+    with start(workspace, command) as process:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return True
+    return False
+
+
+TRAIN = ["train", "set", "--label", "modality", "--threads", "1", "--name", "run", "-p", "size=32"]
+
+STAGES = {
+    "catalog": (["catalog", "{images}"], ["catalog/CURRENT", "catalog/snapshots/**/*"]),
+    "normalise": (["normalise", "set", "--size", "128"], ["sets/set/**/*"]),
+    "train": (
+        [*TRAIN, "--plugin", "softmax", "--folds", "3"],
+        ["folds/*", "features/*.npy", "runs/run/predictions.parquet", "runs/run/metrics.json"],
+    ),
+}
+CNN = (
+    [*TRAIN, "--plugin", "cnn", "--folds", "2", "-p", "blocks=8,8", "-p", "epochs=4"],
+    ["folds/*", "runs/run/predictions.parquet", "runs/run/metrics.json"],
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("images"), persons=40, per_person=8, size=128)
+
+
+@pytest.fixture(scope="module")
+def stages(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the workspace as it is before a stage; the stages before it have run unbroken."""
+    road = {
+        "normalise": [["catalog", str(images)], ["label", "modality", "--tag", "Modality"]],
+        "train": [STAGES["normalise"][0]],
+    }
+    made: dict[str, Path] = {"catalog": tmp_path_factory.mktemp("catalog")}
+
+    def before(stage: str) -> Path:
+        if stage not in made:
+            earlier = "catalog" if stage == "normalise" else "normalise"
+            made[stage] = tmp_path_factory.mktemp(stage) / "workspace"
+            shutil.copytree(before(earlier), made[stage])
+            for command in road[stage]:
+                finish(made[stage], command)
+        return made[stage]
+
+    return before
+
+
+def check_kills(
+    before: Path, command: list[str], results: list[str], folder: Path, name: str
+) -> None:
+    whole = folder / "whole"
+    shutil.copytree(before, whole)
+    seconds = finish(whole, command)
+    expected = hash_tree(whole, *results)
+    assert expected
+    moments = random.Random(name)
+    killed = 0
+    for number in range(KILLS):
+        broken = folder / f"broken-{number}"
+        shutil.copytree(before, broken)
+        killed += kill_at(broken, command, moments.uniform(0, seconds))
+        finish(broken, command)
+        assert hash_tree(broken, *results) == expected
+        shutil.rmtree(broken)
+    assert killed > 0, "no kill came before the end: the moments are not in the run"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_goes_on_to_the_same_result(
+    stage: str, stages: Callable[[str], Path], images: Path, tmp_path: Path
+) -> None:
+    command, results = STAGES[stage]
+    command = [part.format(images=images) for part in command]
+    check_kills(stages(stage), command, results, tmp_path, stage)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("MEDKIT_KILLS" not in os.environ, reason="minutes; run 'make soak'")
+def test_a_killed_network_goes_on_to_the_same_result(
+    stages: Callable[[str], Path], tmp_path: Path
+) -> None:
+    command, results = CNN
+    check_kills(stages("train"), command, results, tmp_path, "cnn")
