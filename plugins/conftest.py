@@ -1,4 +1,4 @@
-"""Real `Images` without a set on disk, for the tests of every plugin."""
+"""For the tests of every plugin: real `Images` in memory, and a study to run the host on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medkit.catalog.labels import ImageRule, label_images
+from medkit.catalog.roots import Root
+from medkit.catalog.scan import scan
+from medkit.catalog.store import Catalog
+from medkit.images.normalisation import Recipe, normalise
 from medkit.images.reader import CachedCodes, Images
+from medkit.plugins import list_trainers
+from medkit.testing import write_cohort
 from medkit.training.contract import LabelledImages, RunContext
+from medkit.training.run import Finished, train
+from medkit.workspace import Workspace
 
 HEAVY = ("keras", "tensorflow", "jax", "torch", "sklearn", "matplotlib", "pandas")
 
@@ -95,3 +104,36 @@ def list_heavy() -> Callable[[str], list[str]]:
         return list(json.loads(done.stdout))
 
     return look
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with a set of 36 images of 12 persons, who differ in the stripes they have."""
+    root = tmp_path_factory.mktemp("study")
+    home = Workspace(root / "workspace")
+    scan(home.catalog, [Root("local", write_cohort(root / "tree", size=75))], workers=0)
+    label_images(home.catalog, "kind", ImageRule("tag", "Modality", None))
+    normalise(Catalog.open(home.catalog), home.set("stripes"), Recipe((75, 75)), workers=0)
+    return home
+
+
+@pytest.fixture(scope="session")
+def train_on_study(study: Workspace) -> Callable[..., Finished]:
+    """Cross-validate an installed trainer, in the child process that the host starts."""
+
+    def run(plugin: str, **options: str) -> Finished:
+        if plugin not in {entry.name for entry in list_trainers()}:
+            pytest.skip(f"not installed: pip install -e plugins/medkit-{plugin}")
+        with study.lock():
+            return train(
+                study,
+                "stripes",
+                plugin,
+                label="kind",
+                options=options,
+                folds=2,
+                device="cpu",
+                threads=1,
+            )
+
+    return run

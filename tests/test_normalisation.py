@@ -67,12 +67,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 def test_counts_add_up_and_every_frame_is_somewhere(mixed: Catalog, tmp_path: Path) -> None:
     summary = normalise(mixed, tmp_path / "a", SMALL, workers=0)
     assert summary == Summary(
-        selected=10,
-        landed=9,
+        selected=12,
+        landed=11,
         refused={"pixel-length": 1},
         left_out={
             "alias": 1,
-            "conflict": 2,
             "localizer": 1,
             "not-an-image": 1,
             "secondary-capture": 1,
@@ -81,23 +80,22 @@ def test_counts_add_up_and_every_frame_is_somewhere(mixed: Catalog, tmp_path: Pa
         built=True,
     )
     image_set = ImageSet.open(tmp_path / "a")
-    assert image_set.table["image"].tolist() == list(range(9))
+    assert image_set.table["image"].tolist() == list(range(11))
     assert image_set.refused[["path", "frame", "code"]].values.tolist() == [
         ["short.dcm", 0, "pixel-length"]
     ]
-    assert image_set.table["array"].value_counts().to_dict() == {"uint16x1": 8, "uint8x3": 1}
+    assert image_set.table["array"].value_counts().to_dict() == {"uint16x1": 10, "uint8x3": 1}
     assert verify(tmp_path / "a") == []
 
 
 @pytest.mark.parametrize(
     ("recipe", "selected", "left_out"),
     [
-        (Recipe(include=("localizer", "slide")), 13, {*NEVER, "conflict", "secondary-capture"}),
-        (Recipe(include=("conflict",)), 12, {*NEVER, "localizer", "secondary-capture", "slide"}),
-        (Recipe(where="Modality = 'CT'"), 10, {*NEVER, "conflict", "where"}),
-        (Recipe(where="true -- a comment"), 14, {*NEVER, "conflict"}),
+        (Recipe(include=("localizer", "slide")), 15, {*NEVER, "secondary-capture"}),
+        (Recipe(where="Modality = 'CT'"), 12, {*NEVER, "where"}),
+        (Recipe(where="true -- a comment"), 16, NEVER),
     ],
-    ids=["include", "conflict", "where", "all"],
+    ids=["include", "where", "all"],
 )
 def test_what_is_selected_and_left_out_is_all_there_is(
     mixed: Catalog, tmp_path: Path, recipe: Recipe, selected: int, left_out: set[str]
@@ -313,7 +311,7 @@ def test_finished_shards_are_not_made_again(
     with pytest.raises(ImageSetError, match="incomplete"):
         ImageSet.open(tmp_path / "a")
     monkeypatch.setattr(pixels, "read_frame", _kill_at(1, print))  # none is decoded any more
-    assert normalise(mixed, tmp_path / "a", SMALL, workers=0).landed == 9
+    assert normalise(mixed, tmp_path / "a", SMALL, workers=0).landed == 11
 
 
 def test_a_finished_shard_that_was_damaged_is_made_again(
@@ -376,7 +374,7 @@ def test_a_frame_that_ends_the_process_is_refused_and_the_rest_land(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{root}")
     summary = normalise(mixed, tmp_path / "a", SMALL, workers=1)
     assert summary.refused == {"decoder-died": 1, "pixel-length": 1}
-    assert summary.landed == 8
+    assert summary.landed == 10
     assert verify(tmp_path / "a") == []
 
 
@@ -402,7 +400,7 @@ def test_a_full_disk_is_an_error_that_names_the_shard(
         patch.setattr(arrays, "write_rows", fail)
         with pytest.raises(ImageSetError, match=r"uint16x1/c/0/0/0 cannot be written.*No space"):
             normalise(mixed, tmp_path / "a", SMALL, workers=0)
-    assert normalise(mixed, tmp_path / "a", SMALL, workers=0).landed == 9
+    assert normalise(mixed, tmp_path / "a", SMALL, workers=0).landed == 11
 
 
 def test_real_files_land_or_are_named(pydicom_files: Path, tmp_path: Path) -> None:
@@ -433,7 +431,7 @@ def test_recipes_have_keys_that_tell_them_apart() -> None:
         Recipe(include=("slide",)),
     ]
     assert len({recipe.key for recipe in recipes}) == len(recipes)
-    assert Recipe(include=("slide", "conflict", "slide")) == Recipe(include=("conflict", "slide"))
+    assert Recipe(include=("slide", "localizer", "slide")) == Recipe(include=("localizer", "slide"))
 
 
 @pytest.mark.parametrize(
@@ -441,7 +439,7 @@ def test_recipes_have_keys_that_tell_them_apart() -> None:
     [
         ({"geometry": "squash"}, "'squash'; use letterbox"),
         ({"filter": "cubic"}, "'cubic'; use bilinear"),
-        ({"include": ("scout",)}, "'scout'; use conflict, localizer"),
+        ({"include": ("scout",)}, "'scout'; use localizer"),
         ({"size": (0, 10)}, r"not \(0, 10\)"),
         ({"geometry": "mm"}, "the millimetres are None"),
         ({"geometry": "mm", "mm": 0.0}, "are 0.0"),

@@ -98,7 +98,8 @@ def group(
         "problems": _add_conflicts(to_frame(tables["problems"]), context),
     }
     arrow = {name: to_table(frame, name) for name, frame in made.items()}
-    return Grouped({"files": tables["files"], **arrow}, context, persons.warnings)
+    warnings = [*persons.warnings, *_warn_of_conflicts(context)]
+    return Grouped({"files": tables["files"], **arrow}, context, warnings)
 
 
 def _join_frames(frames: pd.DataFrame, context: pd.DataFrame) -> pd.DataFrame:
@@ -134,8 +135,22 @@ def _tabulate_studies(context: pd.DataFrame) -> pd.DataFrame:
     return studies.reset_index()
 
 
+def _find_conflicts(context: pd.DataFrame) -> pd.Series[str]:
+    return context.loc[context["duplicate"].eq("conflict").fillna(False), "file"]
+
+
+def _warn_of_conflicts(context: pd.DataFrame) -> list[str]:
+    count = len(_find_conflicts(context))
+    if not count:
+        return []
+    return [
+        f"{count} images share a SOPInstanceUID with another one, and not its pixel data; all are "
+        f"kept: see the problems of code {DUPLICATE_CODE!r}"
+    ]
+
+
 def _add_conflicts(problems: pd.DataFrame, context: pd.DataFrame) -> pd.DataFrame:
-    conflicts = context.loc[context["duplicate"].eq("conflict").fillna(False), "file"]
+    conflicts = _find_conflicts(context)
     rows = pd.DataFrame(
         {
             "file": conflicts,

@@ -41,7 +41,7 @@ def normalise(
     include: Annotated[
         str,
         typer.Option(
-            help="What not to leave out: conflict, localizer, secondary-capture, slide; "
+            help="What not to leave out: localizer, secondary-capture, slide; "
             "several, separated by commas."
         ),
     ] = "",

@@ -66,7 +66,7 @@ class Recipe:
     where : str, optional
         SQL condition on the catalog's view ``images``, in place of the exclusions by class.
     include : tuple of str
-        Exclusions to lift: ``conflict``, ``localizer``, ``secondary-capture``, ``slide``.
+        Exclusions to lift: ``localizer``, ``secondary-capture``, ``slide``.
 
     Raises
     ------

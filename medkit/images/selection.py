@@ -38,14 +38,10 @@ def _is_capture(rows: pd.DataFrame) -> pd.Series[bool]:
 
 # Reasons, in the order that they are looked for; ``include`` lifts one by its name.
 EXCLUSIONS: dict[str, Callable[[pd.DataFrame], pd.Series[bool]]] = {
-    "conflict": lambda rows: rows["duplicate"].fillna("") == "conflict",
     "localizer": _is_localizer,
     "secondary-capture": _is_capture,
     "slide": lambda rows: rows["SOPClassUID"].fillna("") == _SLIDE,
 }
-# What a condition of the user's own takes the place of.
-_CLASSES = {"localizer", "secondary-capture", "slide"}
-
 # What is not in the view ``images``, whatever is asked for.
 _OUTSIDE = """
 SELECT
@@ -112,7 +108,7 @@ def select_frames(catalog: Catalog, where: str | None, include: Sequence[str]) -
         If the condition is not SQL over the view's columns.
     """
     rows = catalog.select(where)
-    lifted = set(include) | (_CLASSES if where else set())
+    lifted = EXCLUSIONS if where else include
     reasons = pd.Series("", index=rows.index, dtype=object)
     for reason, applies in EXCLUSIONS.items():
         if reason not in lifted:

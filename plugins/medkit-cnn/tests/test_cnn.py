@@ -218,3 +218,11 @@ def test_noisy_relu_is_that_of_the_paper(network_module):
     assert drawn.min() >= 0
     assert drawn.mean() == pytest.approx(np.sqrt(2 / np.pi), abs=0.06)
     assert np.mean(drawn**2) == pytest.approx(1, abs=0.12)
+
+
+def test_the_host_trains_it_and_loads_what_it_saved(train_on_study):
+    options = {"size": "48", "blocks": "8,16", "epochs": "30", "batch_size": "4", "dense": "0"}
+    finished = train_on_study("cnn", **options)
+    assert finished.metrics["metrics"]["auc"]["value"] > 0.9
+    models = [finished.folder / f"fold-{fold}" / "model" for fold in range(2)]
+    assert [len(list(model.iterdir())) for model in models] == [2, 2]

@@ -169,3 +169,9 @@ def test_files_that_are_no_weights_are_refused(keras, images, make_run, tmp_path
 def test_it_stops_when_asked(random_trainer, images, make_run):
     with pytest.raises(TrainingError, match="stopped"):
         random_trainer.features(images, make_run(stopping=lambda: True))
+
+
+def test_the_host_trains_it_and_records_whose_weights_it_has(train_on_study):
+    finished = train_on_study("inception", weights="none", size="75", batch_size="4")
+    assert finished.metrics["metrics"]["auc"]["value"] > 0.9
+    assert finished.record["weights"] == {"name": "none", "sha256": None, "pretrained": False}

@@ -47,3 +47,11 @@ def test_options_are_documented_and_refused_out_of_range():
     for name, text in {"size": "0", "channels": "2"}.items():
         with pytest.raises(UsageError, match=f"{name}={text}"):
             parse_options(SoftmaxParams, {name: text})
+
+
+def test_the_host_trains_it(train_on_study):
+    finished = train_on_study("softmax", size="8")
+    # The stripes begin anywhere, so that no pixel tells the classes apart.
+    assert finished.metrics["images"] == 36
+    assert finished.metrics["metrics"]["auc"]["value"] < 0.8
+    assert finished.record["weights"] is None
