@@ -221,7 +221,7 @@ def test_noisy_relu_is_that_of_the_paper(network_module):
 
 
 def test_the_host_trains_it_and_loads_what_it_saved(train_on_study):
-    options = {"size": "48", "blocks": "8,16", "epochs": "30", "batch_size": "4", "dense": "0"}
+    options = {"size": "64", "epochs": "25", "batch_size": "4"}
     finished = train_on_study("cnn", **options)
     assert finished.metrics["metrics"]["auc"]["value"] > 0.9
     models = [finished.folder / f"fold-{fold}" / "model" for fold in range(2)]

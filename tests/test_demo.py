@@ -1,0 +1,36 @@
+"""``medkit demo``: the promise of the first command in the README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("data_store", reason="pydicom-data is not installed: medkit[demo] brings it")
+pytest.importorskip("medkit_inception", reason="the plugins are not installed")
+
+
+def test_the_demo_ends_with_a_page_over_three_trainers(
+    tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    done = run_cli("demo", "-w", tmp_path / "demo", "--weights", "none", "--json", timeout=1200)
+    assert done.exit_code == 0, done.stderr
+    steps = json.loads(done.stdout)
+    verbs = [step.split()[0] for step in steps]
+    assert verbs == ["fetch", "fetch", "catalog", "label", "normalise", "verify", "audit", "train"]
+    normalised = steps["normalise demo"]
+    assert normalised["selected"] == normalised["landed"] + sum(normalised["refused"].values())
+    (trained,) = (result for step, result in steps.items() if step.startswith("train"))
+    assert len(trained["runs"]) == 3
+    for run in trained["runs"]:
+        assert run["metrics"]["persons"] >= 15
+        assert run["metrics"]["classes"] == ["CT", "MR", "US"]
+    assert len(trained["reports"]) == 4
+    for report in trained["reports"]:
+        page = Path(report).read_text(encoding="utf-8")
+        assert page.count("<svg") >= 2
+        assert "<script" not in page
+    assert "random" in Path(trained["reports"][-1]).read_text(encoding="utf-8").lower()
