@@ -4,7 +4,7 @@ VENV ?= .venv
 PLUGINS = $(foreach name,softmax cnn inception,-e "plugins/medkit-$(name)[tensorflow]")
 SOURCES = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: demo test check soak bench clean
+.PHONY: demo test check soak bench backends clean
 
 demo: $(VENV)/demo-installed
 	$(VENV)/bin/python -m medkit demo
@@ -23,8 +23,13 @@ soak: $(VENV)/test-installed
 bench: $(VENV)/test-installed
 	for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
 
+# The trainers without TensorFlow, on the other two backends of Keras.
+backends: $(VENV)-backends/installed
+	KERAS_BACKEND=jax $(VENV)-backends/bin/python -m pytest plugins
+	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest plugins
+
 clean:
-	rm -rf $(VENV) demo-workspace build dist
+	rm -rf $(VENV) $(VENV)-backends demo-workspace build dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,4 +40,10 @@ $(VENV)/demo-installed: $(VENV)/bin/python $(SOURCES)
 
 $(VENV)/test-installed: $(VENV)/bin/python $(SOURCES)
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e ".[demo,test]" $(PLUGINS)
+	touch $@
+
+$(VENV)-backends/installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)-backends
+	$(VENV)-backends/bin/python -m pip install -q -c constraints.txt -e ".[test]" \
+	  $(foreach name,softmax cnn inception,-e plugins/medkit-$(name)) jax torch==2.13.0
 	touch $@

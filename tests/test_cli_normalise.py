@@ -69,4 +69,8 @@ def test_a_wrong_wish_is_one_line(cataloged: Workspace, run_cli: Callable[..., A
     )
     missing = run_cli("verify", "b", "-w", cataloged.root)
     assert missing.exit_code == 1
+    assert "b: 1 fault\n" in missing.stdout
     assert "does not exist" in missing.stdout
+    none = run_cli("verify", "-w", cataloged.root)
+    assert none.exit_code == 2
+    assert "there is no set in" in none.stderr

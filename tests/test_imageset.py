@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 import zarr
 
+from medkit import workspace
 from medkit.catalog.scan import Root, scan
 from medkit.catalog.store import Catalog
 from medkit.errors import ImageSetError
@@ -86,7 +87,7 @@ def test_the_id_is_of_the_content_alone(original: Path, copied: Path) -> None:
 
 def test_a_flipped_bit_is_found_wherever_it_is(copied: Path) -> None:
     sizes = {path: (copied / path).stat().st_size for path in list_files(copied)}
-    step = 1 + sum(sizes.values()) // 800
+    step = 1 + sum(sizes.values()) // 400
     for path, size in sizes.items():
         content = (copied / path).read_bytes()
         for position in [*range(0, size, step), size - 1]:
@@ -123,6 +124,20 @@ def test_missing_and_foreign_files_are_faults(copied: Path) -> None:
         Fault("pixels.zarr/uint16x1/notes.txt", None, "is no part of the set"),
         Fault("refused.parquet", None, "is missing"),
     ]
+
+
+def test_a_disk_that_fails_is_a_fault_and_not_the_end(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hash_file = workspace.hash_file
+
+    def fail(path: Path) -> str:
+        if path.name == "refused.parquet":
+            raise OSError(5, "Input/output error")
+        return hash_file(path)
+
+    monkeypatch.setattr(workspace, "hash_file", fail)
+    assert verify(copied) == [Fault("refused.parquet", None, "cannot be read (Input/output error)")]
 
 
 def test_a_lost_shard_is_found_when_the_set_is_opened_and_when_it_is_read(copied: Path) -> None:

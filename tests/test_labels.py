@@ -279,6 +279,62 @@ def test_a_table_may_be_parquet(clinic: Clinic) -> None:
     assert label_images(clinic.catalog, "x", TableRule(path)).values == {"0": 3, "1": 3}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PatientID;label;\r\nP000;ill;\r\nP001;well;\r\n",
+        "PatientID;label\r\nP000;ill;;\r\nP001;well;;\r\n",
+        "sep=;\r\nPatientID;label\r\nP000;ill\r\n\r\nP001;well\r\n",
+        '\ufeff"PatientID","label"\n"P000","ill"\n"P001","well"\nP002\n,\n',
+    ],
+)
+def test_what_spreadsheets_write_is_read_as_it_is_meant(clinic: Clinic, text: str) -> None:
+    assert clinic.label(text, replace=True).values == {"ill": 3, "well": 3}
+
+
+def test_a_table_may_be_utf_16(clinic: Clinic) -> None:
+    clinic.table.write_bytes("PatientID\tlabel\nP000\tgrün\n".encode("utf-16"))
+    done = label_images(clinic.catalog, "utf16", TableRule(clinic.table))
+    assert done.values == {"grün": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PatientID,label\nP000,ill,x\n", "line 2 has 3 cells, and the header 2"),
+        (b"PatientID,label\nP000,gr\xfcn\n", "CSV UTF-8"),
+        (b"PK\3\4 and so on", "CSV UTF-8"),
+        (b"", "no names of columns"),
+        (b'PatientID,label\nP000,"ill\nP001,well\n', "unexpected end"),
+        (b"PatientID,label,Label\nP000,a,b\n", "several columns"),
+        (b"PatientID,patient_id,label\nP000,P001,b\n", "several columns"),
+        (b"PatientID,label\nP000,\n", "no row"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused(
+    clinic: Clinic, content: bytes, words: str
+) -> None:
+    clinic.table.write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        label_images(clinic.catalog, "odd", TableRule(clinic.table))
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("P0O1", r"P0O1 \(perhaps P001\)"),
+        ("p001.0", r"p001.0 \(perhaps P001\)"),
+        ("", r"\(blank\)"),
+        ("other", "it has, for example, P000"),
+    ],
+)
+def test_a_key_that_matches_nothing_is_shown_beside_one_that_would(
+    clinic: Clinic, cell: str, words: str
+) -> None:
+    with pytest.raises(CatalogError, match=words):
+        clinic.label(f"PatientID,label\n{cell},a\n")
+
+
 def test_text_is_text(clinic: Clinic) -> None:
     done = clinic.label("\ufeffPatientID,label\n P000 ,NA\nP001,=1+1\nP002,Ödem\n")
     assert done.values == {"=1+1": 3, "NA": 3, "Ödem": 3}
@@ -296,9 +352,50 @@ def test_one_rule_must_be_chosen(given: dict[str, Any]) -> None:
         choose_rule(**NO_RULE | given)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"folder": True, "column": "x"},
+        {"tag": "Rows", "on": "x"},
+        {"csv": Path("x"), "source": "s"},
+    ],
+)
+def test_an_option_that_would_be_passed_over_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--csv"):
+        choose_rule(**NO_RULE | given)
+
+
 @given(st.lists(st.text("ab/", min_size=1, max_size=6), min_size=1, max_size=6))
 def test_every_path_finds_itself(paths: list[str]) -> None:
     places = {("s", path) for path in paths if path.strip("/")}
     index = PathIndex(places)
     for place in places:
         assert place in index.find(place[1])
+
+
+@given(
+    st.lists(st.text("ab/", min_size=1, max_size=6), min_size=1, max_size=8),
+    st.text("ab/", max_size=8),
+    st.sampled_from([None, "s", "t"]),
+)
+def test_a_path_means_what_ends_alike(paths: list[str], wanted: str, source: str | None) -> None:
+    places = {("st"[len(path) % 2], path) for path in paths if path.strip("/")}
+    own = sorted(place for place in places if source in (None, place[0]))
+    parts = [part for part in wanted.split("/") if part]
+
+    def splits(place: tuple[str, str]) -> list[str]:
+        return [part for part in place[1].split("/") if part]
+
+    named = [place for place in own if parts and splits(place)[-1] == parts[-1]]
+    steps = (
+        [place for place in named if splits(place) == parts],
+        [
+            place
+            for place in named
+            if (shorter := min(len(parts), len(splits(place))))
+            and splits(place)[-shorter:] == parts[-shorter:]
+        ],
+        named,
+    )
+    expected = next((step for step in steps if step), [])
+    assert PathIndex(places).find(wanted, source) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -122,7 +123,7 @@ def test_a_selection_is_known_again_by_its_content_alone(mixed: Catalog) -> None
 
 
 def test_nothing_selected_is_an_error_that_says_why(mixed: Catalog, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no frame is selected.*'where': 16"):
+    with pytest.raises(UsageError, match=r"no frame is selected.* 16 where$"):
         normalise(mixed, tmp_path / "a", Recipe(where="false"), workers=0)
     with pytest.raises(UsageError, match="Modallity"):
         normalise(mixed, tmp_path / "a", Recipe(where="Modallity = 'CT'"), workers=0)
@@ -171,6 +172,33 @@ def test_floating_point_and_wide_integers_keep_their_values(tmp_path: Path) -> N
     (position,) = np.flatnonzero(images.table["path"] == "double.dcm")
     np.testing.assert_array_equal(images.codes(position), values)
     assert (images.codes(1 - position)[[0, -1], [-1, -1]] == [2**31 - 1, 2**24 + 1]).all()
+
+
+def test_an_image_of_which_padding_alone_is_kept_is_refused(tmp_path: Path) -> None:
+    values = np.full((40, 40), -2000, np.int16)
+    values[:2] = 50
+    write_dicom(tmp_path / "tree" / "a.dcm", values, PixelPaddingValue=-2000)
+    catalog = index(tmp_path / "tree", tmp_path / "catalog")
+    recipe = Recipe(size=(8, 16), geometry="crop")
+    assert normalise(catalog, tmp_path / "a", recipe, workers=0).refused == {"all-padding": 1}
+    assert ImageSet.open(tmp_path / "a").images().shape == (0, 8, 16, 1)
+
+
+def test_files_that_changed_or_went_since_they_were_catalogued_are_named(tmp_path: Path) -> None:
+    tree = write_cohort(tmp_path / "tree", persons=4, per_person=1, size=8)
+    catalog = index(tree, tmp_path / "catalog")
+    cut, touched, gone, _ = sorted(tree.rglob("*.dcm"))
+    cut.write_bytes(cut.read_bytes()[:-2])
+    os.utime(touched, ns=(0, 0))
+    gone.unlink()
+    summary = normalise(catalog, tmp_path / "a", SMALL, workers=0)
+    assert (summary.landed, summary.refused) == (1, {"file-changed": 2, "file-unreadable": 1})
+    refused = ImageSet.open(tmp_path / "a").refused
+    assert dict(zip(refused["path"], refused["code"], strict=True)) == {
+        cut.relative_to(tree).as_posix(): "file-changed",
+        touched.relative_to(tree).as_posix(): "file-changed",
+        gone.relative_to(tree).as_posix(): "file-unreadable",
+    }
 
 
 def test_pictures_land_and_volumes_are_left_out(tmp_path: Path) -> None:
@@ -443,6 +471,9 @@ def test_recipes_have_keys_that_tell_them_apart() -> None:
         ({"size": (0, 10)}, r"not \(0, 10\)"),
         ({"geometry": "mm"}, "the millimetres are None"),
         ({"geometry": "mm", "mm": 0.0}, "are 0.0"),
+        ({"geometry": "mm", "mm": float("inf")}, "are inf"),
+        ({"geometry": "mm", "mm": float("nan")}, "are nan"),
+        ({"mm": 0.0}, "are 0.0"),
         ({"mm": 1.0}, "geometry is 'letterbox'"),
     ],
 )

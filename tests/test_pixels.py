@@ -80,7 +80,7 @@ def test_codes_at_the_size_of_the_source_are_the_stored_integers(tmp_path: Path)
     frame = read(tmp_path / "x.dcm", values, BitsStored=12, HighBit=11)
     codes = to_codes(frame, (30, 30))
     np.testing.assert_array_equal(codes, (values.astype(int) + 2048) * 16)
-    np.testing.assert_array_equal(pixels.decode_codes(codes, frame.base, frame.k), values)
+    np.testing.assert_array_equal(codes / frame.k + frame.base, values)
 
 
 @given(st.integers(1, 16), st.booleans(), st.integers(0, 2**32))
@@ -90,7 +90,7 @@ def test_codes_are_within_half_a_step(bits: int, signed: bool, seed: int) -> Non
     values = np.random.default_rng(seed).uniform(low, low + 2**bits - 1, 50)
     codes = encode(values, base, k, "uint16")
     assert k == 2 ** min(4, 16 - bits)
-    assert np.abs(pixels.decode_codes(codes, base, k) - values).max() <= 0.5 / k + 1e-9
+    assert np.abs(codes / k + base - values).max() <= 0.5 / k + 1e-9
 
 
 def test_codes_say_what_values_say(tmp_path: Path) -> None:
@@ -233,20 +233,28 @@ def test_added_padding_leaves_the_inside_unchanged(tmp_path: Path) -> None:
 def test_padding_is_a_value_or_a_range(value: int, limit: int | None, padding: list[int]) -> None:
     values = np.array([[-2000, -1995, -1990, 0, 7]], dtype=np.int16)
     row = grey_row(PixelPaddingValue=value, PixelPaddingRangeLimit=limit, BitsStored=16)
-    mask = pixels.find_padding(values, row)
+    mask = pixels.find_padding(Decoded(values, "MONOCHROME2"), row)
     assert values[~mask].tolist() == padding if padding else mask is None
 
 
-def test_padding_beyond_the_stored_bits_is_found() -> None:
-    values = np.array([[-2000 & 0xFFF, 7]], dtype=np.uint16)
-    row = grey_row(PixelPaddingValue=63536, BitsStored=12)
-    assert pixels.find_padding(values, row).tolist() == [[False, True]]
+@pytest.mark.parametrize("padding", [63536, -2000])  # the same bits, read with either sign
+def test_padding_beyond_the_stored_bits_is_no_value_of_the_image(
+    tmp_path: Path, padding: int
+) -> None:
+    values = np.array([[63536, 7], [-2000 & 0xFFF, 9]], dtype=np.uint16)
+    path = write_dicom(tmp_path / "x.dcm", values, BitsStored=12, HighBit=11)
+    frame = read_frame(make_row(path, PixelPaddingValue=padding))
+    assert frame.mask is not None
+    assert frame.mask.tolist() == [[False, True], [True, True]]
+    assert frame.values[frame.mask].tolist() == [7, 2096, 9]
 
 
 def test_padding_is_for_grey_images() -> None:
     row = grey_row(PixelPaddingValue=255, PhotometricInterpretation="RGB")
-    assert pixels.find_padding(np.full((2, 2, 3), 255, np.uint8), row) is None
-    assert pixels.find_padding(np.array([[np.nan, 1.0]]), grey_row()).tolist() == [[False, True]]
+    colour = Decoded(np.full((2, 2, 3), 255, np.uint8), "RGB")
+    assert pixels.find_padding(colour, row) is None
+    floats = Decoded(np.array([[np.nan, 1.0]]), "MONOCHROME2")
+    assert pixels.find_padding(floats, grey_row()).tolist() == [[False, True]]
 
 
 def test_an_image_of_padding_alone_is_refused(tmp_path: Path) -> None:
@@ -263,6 +271,29 @@ def test_a_modality_lut_is_pydicoms(extra_files: Path) -> None:
     np.testing.assert_array_equal(frame.values, apply_modality_lut(header.pixel_array, header))
     assert (frame.slope, frame.intercept, frame.base, frame.k) == (1, 0, 0, 1)
     assert (frame.full_low, frame.full_high, frame.units) == (0, 65535, "US")
+
+
+def make_modality_lut(units: Any) -> pydicom.Sequence:
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [256, 0, 16]
+    item.ModalityLUTType = units
+    item.LUTData = np.arange(0, 65536, 256, dtype="<u2").tobytes()
+    return pydicom.Sequence([item])
+
+
+@pytest.mark.parametrize(("units", "kept"), [("HU", "HU"), (["HU", "US"], "HU"), ("", None)])
+def test_units_of_a_modality_lut_are_one_text_or_none(
+    tmp_path: Path, units: Any, kept: str | None
+) -> None:
+    values = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    frame = read(tmp_path / "x.dcm", values, ModalityLUTSequence=make_modality_lut(units))
+    assert (frame.values[1, 1], frame.units) == (768, kept)
+
+
+def test_a_modality_lut_is_for_grey_images(tmp_path: Path) -> None:
+    values = np.full((2, 2, 3), 100, np.uint8)
+    frame = read(tmp_path / "x.dcm", values, ModalityLUTSequence=make_modality_lut("US"))
+    np.testing.assert_array_equal(frame.values, values)
 
 
 @pytest.mark.parametrize("name", ["OBXXXX1A.dcm", "OBXXXX1A_rle.dcm", "gdcm-US-ALOKA-16.dcm"])
@@ -449,6 +480,7 @@ def test_the_fill_is_air_black_or_nothing(
         (Spacing(1, 2, "PixelAspectRatio"), {"PixelAspectRatio": np.array([1.0, 2.0])}),
         (Spacing(), {"PixelSpacing": [1]}),
         (Spacing(), {"PixelSpacing": math.nan}),
+        (Spacing(), {"PixelSpacing": [1e-300, 1e300], "ImagerPixelSpacing": [0, math.inf]}),
         (Spacing(), {}),
     ],
 )

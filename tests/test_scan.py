@@ -27,6 +27,8 @@ from medkit.catalog.scan import Root, Summary, scan
 from medkit.catalog.store import Catalog
 from medkit.engine import Died, Outcome
 from medkit.errors import UsageError
+from medkit.sources.fetching import fetch
+from medkit.sources.targets import describe_target
 from medkit.testing import write_cohort, write_dicom
 from medkit.workspace import Workspace
 
@@ -156,6 +158,38 @@ def test_other_folders_stay_as_they_were(tree: Path) -> None:
     alone = run(tree)
     assert [str(other) in warning for warning in alone.warnings] == [True]
     assert len(Catalog.open(tree.parent / "catalog").select()) == 12
+
+
+def test_a_folder_is_forgotten_with_its_files(tree: Path) -> None:
+    first = run(tree)
+    other = write_cohort(tree.parent / "other", persons=1, size=8, seed=1)
+    run(other, "t")
+    shutil.rmtree(other)
+    for _ in range(2):  # given again, it is no error
+        assert run(tree, forget=[other]).snapshot == first.snapshot
+    with pytest.raises(UsageError, match="never scanned"):
+        run(tree, forget=[tree / "nowhere"])
+    write_cohort(other, persons=1, size=8, seed=1)
+    run(other, "t")
+    assert len(Catalog.open(tree.parent / "catalog").select()) == 12
+
+
+def test_a_registered_folder_that_moved_is_named_with_what_would_help(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    old, new = write_cohort(tmp_path / "old", persons=1, size=8), tmp_path / "new"
+    fetch(describe_target(str(old)), workspace)
+    scan(workspace.catalog, choose_roots(workspace, []), workers=0)
+    old.rename(new)
+    with pytest.raises(UsageError, match=r"fetched as 'old'.* remove .*raw.old"):
+        choose_roots(workspace, [])
+    shutil.rmtree(workspace.source("old"))
+    fetch(describe_target(str(new), name="old"), workspace)
+    roots = choose_roots(workspace, [], forget=[old])
+    assert [(root.source, root.folder) for root in roots] == [("old", new)]
+    scan(workspace.catalog, roots, workers=0, forget=[old])
+    images = Catalog.open(workspace.catalog).select()
+    assert (set(images["root"]), set(images["duplicate"].isna())) == ({str(new)}, {True})
 
 
 def test_a_scan_never_touches_the_tree(tree: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from medkit.catalog import schema
 from medkit.catalog.journal import append_journal, read_journal
+from medkit.catalog.listing import look_up
 from medkit.catalog.scan import Root, scan
 from medkit.catalog.store import Catalog, to_frame, to_table, write_snapshot
 from medkit.errors import CatalogError, UsageError
@@ -46,6 +47,24 @@ def test_pandas_types_are_nullable(catalog: Catalog) -> None:
     assert instances["PatientID"].dtype == pd.StringDtype()
     assert instances["encapsulated"].dtype == bool
     assert list(instances["PixelSpacing"].iloc[0]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("table", ["tables", "images", *schema.TABLES])
+def test_every_table_is_shown_in_columns_that_fit(catalog: Catalog, table: str) -> None:
+    found = look_up(catalog, table, limit=2)
+    assert len(found.rows) == len(found.records) <= 2
+    assert len(found.columns) <= 7
+
+
+def test_what_is_shown_has_a_path_and_an_order(catalog: Catalog) -> None:
+    shown = [record["path"] for record in look_up(catalog, "frames").records]
+    assert shown == sorted(shown)
+    assert len(shown) == 4 * 3 + 2
+    assert len(look_up(catalog, "instances", where="path = 'multi.dcm'").records) == 1
+    wide = look_up(catalog, "tables", sql="SELECT * FROM images")
+    assert f"{len(wide.columns)} of {len(wide.records[0])} columns" in wide.note
+    with pytest.raises(UsageError, match="SELECT"):
+        look_up(catalog, "files", sql="SELECT 1", where="TRUE")
 
 
 def test_select_gives_frames_in_order(catalog: Catalog) -> None:

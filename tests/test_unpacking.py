@@ -111,6 +111,30 @@ def test_the_index_of_a_zip_is_read_once_while_it_stays_the_same(
         assert stream.read() == b"other"
 
 
+def test_the_index_of_a_tar_is_read_once_while_it_stays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers: list[object] = []
+    real = tarfile.TarFile.next
+
+    def count(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+        headers.append(archive)
+        return real(archive)
+
+    path = write_tar(tmp_path / "set.tar", CONTENT)
+    monkeypatch.setattr(tarfile.TarFile, "next", count)
+    for _ in range(3):
+        for name, content in CONTENT.items():
+            with open_member(path, name) as stream:
+                assert stream.seek(0, io.SEEK_END) == len(content)
+                assert stream.seek(1) <= len(content)
+                assert stream.read() == content[1:]
+    assert len(set(map(id, headers))) == 1
+    write_tar(path, {"a.dcm": b"others, and more " * 1000})
+    with open_member(path, "a.dcm") as stream:
+        assert stream.read(6) == b"others"
+
+
 def test_members_that_are_passed_over_need_not_be_read(tmp_path: Path) -> None:
     for kind, write in WRITERS.items():
         path = write(tmp_path / f"archive.{kind}", CONTENT)

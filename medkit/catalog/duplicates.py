@@ -76,8 +76,15 @@ def mark_duplicates(instances: pd.DataFrame, *, engine: str, workers: int | None
     unknown = colliding[colliding["pixels_sha256"].isna()]
     hashes = _hash_all([_locate(row) for row in unknown.itertuples()], engine, workers)
     marks.loc[unknown.index, "pixels_sha256"] = [hashes[file] for file in unknown["file"]]
-    for _, group in colliding.groupby("SOPInstanceUID", sort=False):
-        _mark_group(marks, group)
+    files, uids = colliding["file"], colliding["SOPInstanceUID"]
+    # Pixels that cannot be read are nobody's copy.
+    pixels = marks.loc[colliding.index, "pixels_sha256"].fillna(files)
+    first = files.groupby([uids, pixels]).transform("first")
+    alias = first != files
+    conflict = (pixels.groupby(uids).transform("nunique") > 1) & ~alias
+    marks.loc[files.index[alias], "duplicate"] = "alias"
+    marks.loc[files.index[alias], "alias_of"] = first[alias]
+    marks.loc[files.index[conflict], "duplicate"] = "conflict"
     return marks
 
 
@@ -130,16 +137,3 @@ def _open(place: PixelPlace) -> AbstractContextManager[BinaryIO]:
     if place.member is None:
         return place.path.open("rb")
     return open_member(place.path, place.member)
-
-
-def _mark_group(marks: pd.DataFrame, group: pd.DataFrame) -> None:
-    firsts: dict[str, str] = {}
-    for index, file in zip(group.index, group["file"], strict=True):
-        # Pixels that cannot be read are nobody's copy.
-        known = str(marks.at[index, "pixels_sha256"] or file)
-        first = firsts.setdefault(known, file)
-        if first != file:
-            marks.loc[index, ["duplicate", "alias_of"]] = "alias", first
-    if len(firsts) > 1:
-        kept = group.index[group["file"].isin(firsts.values())]
-        marks.loc[kept, "duplicate"] = "conflict"

@@ -128,7 +128,7 @@ def _tabulate_studies(context: pd.DataFrame) -> pd.DataFrame:
     keys = ["source", "StudyInstanceUID"]
     groups = _present_dicom(context).sort_values(["path", "file"]).groupby(keys, sort=True)
     studies = groups[["StudyDate", "StudyDescription", "person"]].first()
-    studies["modalities"] = groups["Modality"].agg(lambda column: sorted(set(column.dropna())))
+    studies["modalities"] = groups["Modality"].agg(lambda column: sorted({*column} - {pd.NA}))
     studies["series"] = groups["SeriesInstanceUID"].nunique()
     studies["instances"] = groups.size()
     studies["images"] = groups["counts"].sum()

@@ -6,6 +6,7 @@ One JSON object a line, only ever appended to. ``type`` says what it is:
 root         a folder is scanned, as ``source``, with ``person_regex`` (or null)
 label        ``name`` has values: ``on`` and ``rows`` of a table, or a ``rule`` with its argument
 persons      pictures have a PatientID: ``on`` and ``rows``
+forget-root  ``folder`` is no longer part of the catalog
 forget-label what was said of ``name`` so far holds no longer
 ============ ===================================================================================
 """
@@ -60,8 +61,13 @@ def append_journal(folder: Path, records: Iterable[Record]) -> None:
 
 
 def find_roots(records: Iterable[Record]) -> dict[str, Record]:
-    """Return the last record of each folder in the journal, by folder."""
-    roots = {record["folder"]: record for record in records if record["type"] == "root"}
+    """Return the last record of each folder that is part of the catalog, by folder."""
+    roots: dict[str, Record] = {}
+    for record in records:
+        if record["type"] == "root":
+            roots[record["folder"]] = record
+        elif record["type"] == "forget-root":
+            roots.pop(record["folder"], None)
     return dict(sorted(roots.items()))
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +21,8 @@ from medkit.catalog.paths import PathIndex
 from medkit.errors import CatalogError, UsageError
 
 _SHOWN = 10
+# Looking for something alike takes its time: for so many rows, among so many names.
+_LIKENED, _NAMES = 3, 20_000
 
 # Columns of a table, spelled in small letters and digits, and what they join on. Of several that
 # are there, the first is taken: the most exact.
@@ -34,6 +42,7 @@ _KEYS = {
     "patient": "PatientID",
     "subjectid": "PatientID",
 }
+_BESIDE = ("studydate", "source", "patientid")  # what else a table may tell, spelled alike
 # These identify nothing outside of their source.
 _LOCAL = ("PatientID", "AccessionNumber")
 
@@ -67,7 +76,7 @@ def read_table(path: Path, name: str, column: str | None, on: str | None) -> Lab
     Parameters
     ----------
     path : Path
-        CSV (comma, semicolon or tab) or Parquet.
+        CSV (comma, semicolon or tab; UTF-8, or UTF-16 with its mark) or Parquet.
     name : str
         Of the label.
     column, on : str, optional
@@ -82,6 +91,10 @@ def read_table(path: Path, name: str, column: str | None, on: str | None) -> Lab
     spelled = {_spell(header): header for header in frame.columns}
     value = _find_value(spelled, [column] if column is not None else [name, "label"])
     key, header = _find_key(spelled, value, on)
+    times = Counter(map(_spell, frame.columns))
+    for used in (value, header, *(spelled[name] for name in _BESIDE if name in spelled)):
+        if times[_spell(used)] > 1:
+            raise UsageError(f"{path} has several columns {used!r}; rename all but one")
     chosen = {key: frame[header], "value": frame[value]}
     keys = [key]
     if key == "PatientID" and "studydate" in spelled:
@@ -93,6 +106,8 @@ def read_table(path: Path, name: str, column: str | None, on: str | None) -> Lab
         chosen["patient"] = frame[spelled["patientid"]]
     rows = pd.DataFrame(chosen)
     filled = rows["value"] != ""
+    if not filled.any():
+        raise UsageError(f"no row of {path} has a value in its column {value!r}")
     return LabelTable(rows[filled], keys, value, int((~filled).sum()))
 
 
@@ -114,7 +129,7 @@ def resolve_keys(table: LabelTable, context: pd.DataFrame) -> tuple[pd.DataFrame
     known = context[keys].dropna().drop_duplicates()
     joined = table.rows.reset_index().merge(known, how="left", indicator=True)
     lost = joined[joined["_merge"] == "left_only"]
-    _refuse_unmatched(" ".join(row) for row in lost[table.on].itertuples(index=False))
+    _refuse_unmatched(lost[table.on], context)
     ambiguous = joined.loc[joined.duplicated("index"), table.on[0]]
     if len(ambiguous):
         raise CatalogError(
@@ -152,19 +167,47 @@ def _read_text(path: Path) -> pd.DataFrame:
     """Return a table as text, cell by cell; an empty cell is the empty string."""
     try:
         with path.open("rb") as stream:
-            head = stream.read(4096)
-        if head.startswith(b"PAR1"):
+            head = stream.read(4)
+        if head == b"PAR1":
             frame = pq.read_table(path).to_pandas().astype("string").fillna("")
+        elif head == b"PK\3\4":
+            raise ValueError("it is a spreadsheet or a zip; save it as 'CSV UTF-8'")
         else:
-            line = head.partition(b"\n")[0].decode("utf-8-sig", "replace")
-            separator = max(",;\t", key=line.count)
-            frame = pd.read_csv(
-                path, sep=separator, dtype="string", keep_default_na=False, encoding="utf-8-sig"
-            )
-    except (OSError, ValueError, pa.ArrowException) as error:
+            wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            frame = _read_csv(path.read_text("utf-16" if wide else "utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 ({error}); save it as 'CSV UTF-8'") from None
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UsageError(f"{path} cannot be read as CSV or Parquet: {error}") from None
     stripped: pd.DataFrame = frame.apply(lambda cells: cells.str.strip())
     return stripped
+
+
+def _read_csv(text: str) -> pd.DataFrame:
+    """Return the cells of a CSV; pandas would take a first column for an index, and shift rows.
+
+    Raises
+    ------
+    ValueError
+        If there is no header, or a row has more cells than it.
+    """
+    # Excel writes, and reads, which separator it is in a line of its own.
+    named = re.match(r"sep=(.)\n", text, re.IGNORECASE)
+    body = text[named.end() :] if named else text
+    separator = named[1] if named else max(",;\t", key=body.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(body), delimiter=separator, strict=True)
+    header = next(reader, [])
+    if not any(header):
+        raise ValueError("its first line has no names of columns")
+    rows = []
+    for row in reader:
+        if any(map(str.strip, row[len(header) :])):
+            raise ValueError(
+                f"line {reader.line_num} has {len(row)} cells, and the header {len(header)}"
+            )
+        if any(row):
+            rows.append((row + [""] * len(header))[: len(header)])
+    return pd.DataFrame(rows, columns=header, dtype="string")
 
 
 def _spell(header: str) -> str:
@@ -205,8 +248,8 @@ def _resolve_paths(table: LabelTable, context: pd.DataFrame) -> pd.DataFrame:
     index = PathIndex(zip(context["source"], context["path"], strict=True))
     paths = table.rows["path"].tolist()
     sources = table.rows["source"] if "source" in table.rows else [None] * len(paths)
-    found = [index.find(path, source) for path, source in zip(paths, sources, strict=True)]
-    _refuse_unmatched(path for path, places in zip(paths, found, strict=True) if not places)
+    found = [index.find(path, source or None) for path, source in zip(paths, sources, strict=True)]
+    _refuse_unmatched(table.rows.loc[[not places for places in found], ["path"]], context)
     several = [path for path, places in zip(paths, found, strict=True) if len(places) > 1]
     if several:
         raise CatalogError(
@@ -218,9 +261,30 @@ def _resolve_paths(table: LabelTable, context: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _refuse_unmatched(rows: Iterable[str]) -> None:
-    unmatched = list(rows)
-    if unmatched:
-        raise CatalogError(
-            f"{len(unmatched)} rows match no image of the catalog: {enumerate_some(unmatched)}"
-        )
+def _refuse_unmatched(rows: pd.DataFrame, context: pd.DataFrame) -> None:
+    """Raise if there are rows, telling their keys, and which of the catalog's they resemble."""
+    if rows.empty:
+        return
+    lost = [" ".join(row) for row in rows.itertuples(index=False)]
+    known = context[list(rows)].dropna().drop_duplicates()
+    names = sorted(" ".join(row) for row in known.itertuples(index=False))
+    shown = [_liken(one, names) for one in lost[:_LIKENED]] + lost[_LIKENED:]
+    example = f"it has, for example, {names[0]}" if names else "none of its images has such a key"
+    raise CatalogError(
+        f"{len(lost)} rows match no image of the catalog: {enumerate_some(shown)}; {example}; "
+        "correct these rows, or leave them out"
+    )
+
+
+def _liken(lost: str, names: Sequence[str]) -> str:
+    """Return a row's key, and what it may be a misspelling of."""
+    cores = {_find_core(name): name for name in names}
+    near = [cores[core]] if (core := _find_core(lost)) in cores else []
+    if not near and len(names) <= _NAMES:
+        near = get_close_matches(lost, names, 1, 0.7)
+    return f"{lost or '(blank)'} (perhaps {near[0]})" if near else lost or "(blank)"
+
+
+def _find_core(name: str) -> str:
+    """Return what a spreadsheet leaves of an identifier: no leading zeros, perhaps a '.0'."""
+    return _spell(re.sub(r"\.0+$", "", name)).lstrip("0")

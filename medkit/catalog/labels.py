@@ -140,6 +140,10 @@ def choose_rule(
         rules.append(ImageRule("regex", regex, source))
     if len(rules) != 1:
         raise UsageError("give one of --csv FILE, --folder, --tag KEYWORD and --regex R")
+    if csv is None and (column is not None or on is not None):
+        raise UsageError("--column and --on go with --csv FILE, whose columns they name")
+    if csv is not None and source is not None:
+        raise UsageError("--source does not go with --csv; add a column 'source' to the table")
     return rules[0]
 
 

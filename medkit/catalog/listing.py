@@ -15,19 +15,16 @@ from medkit.errors import UsageError
 # What a person wants to see of a wide table first; JSON and SQL have all columns.
 _FACES = {
     "files": ("source", "path", "size", "kind", "reason"),
-    "instances": ("file", "format", "Modality", "Rows", "Columns", "NumberOfFrames", "duplicate"),
-    "frames": ("file", "frame", "ImagePositionPatient", "volume", "slice"),
+    "instances": ("path", "format", "Modality", "Rows", "Columns", "duplicate"),
+    "frames": ("path", "frame", "ImagePositionPatient", "volume", "slice"),
     "images": ("source", "path", "frame", "Modality", "Rows", "Columns", "person"),
-    "volumes": (
-        "volume",
-        "source",
-        "Modality",
-        "slices",
-        "slice_spacing",
-        "obliquity_degrees",
-        "regularly_spaced_3d_volume",
-    ),
+    "series": ("SeriesInstanceUID", "Modality", "SeriesDescription", "images", "volumes"),
+    "volumes": ("volume", "Modality", "slices", "slice_spacing", "regularly_spaced_3d_volume"),
+    "studies": ("StudyInstanceUID", "StudyDate", "modalities", "series", "images"),
+    "labels": ("name", "path", "value", "origin"),
+    "problems": ("path", "code", "detail"),
 }
+_WIDEST = 10  # columns of an answer; of more, a terminal shows none
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def look_up(
     sql : str, optional
         A SELECT, instead.
     where : str, optional
-        A condition on the table's rows.
+        A condition on the table's rows, which have the path of their file beside.
     limit : int
         How many rows at most; 0 for all.
 
@@ -83,6 +80,8 @@ def look_up(
     UsageError
         If there is no such table, or DuckDB cannot answer.
     """
+    if sql is not None and where is not None:
+        raise UsageError("--where goes with a table; write it into the SELECT")
     if sql is not None:
         found, title = catalog.query(sql), "answer"
     elif table == "tables":
@@ -90,14 +89,26 @@ def look_up(
     elif table == "images":
         found, title = catalog.select(where), table
     elif table in TABLES:
-        condition = f"WHERE (\n{where}\n)" if where else ""
-        found, title = catalog.query(f"SELECT * FROM {table} {condition}"), table
+        found, title = _query_table(catalog, table, where), table
     else:
         raise UsageError(f"there is no table {table!r}; there are {', '.join(TABLES)}, images")
     shown = found.head(limit) if limit else found
-    note = f"{len(shown):,} of {len(found):,} rows" if len(shown) < len(found) else ""
+    columns = _FACES.get(title, tuple(found.columns)[:_WIDEST])
+    notes = [f"{len(shown):,} of {len(found):,} rows"] if len(shown) < len(found) else []
+    if len(columns) < len(found.columns):
+        notes.append(f"{len(columns)} of {len(found.columns)} columns; --json has all")
     records = pa.Table.from_pandas(shown, preserve_index=False).to_pylist()
-    return Listing(title, records, _FACES.get(title, tuple(found.columns)), note)
+    return Listing(title, records, columns, ", ".join(notes))
+
+
+def _query_table(catalog: Catalog, table: str, where: str | None) -> pd.DataFrame:
+    schema, order = TABLES[table]
+    rows = table
+    if "file" in schema.names and "path" not in schema.names:
+        rows = f"(SELECT {table}.*, files.path FROM {table} JOIN files USING (file))"
+        order = ("path", *order)
+    condition = f"WHERE (\n{where}\n)" if where else ""
+    return catalog.query(f"SELECT * FROM {rows} {condition} ORDER BY {', '.join(order)}")
 
 
 def _list_tables(catalog: Catalog) -> pd.DataFrame:

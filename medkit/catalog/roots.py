@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from medkit.catalog.identity import compile_person_regex
 from medkit.catalog.journal import Record, append_journal, find_roots, read_journal
@@ -38,6 +39,7 @@ def choose_roots(
     folders: Sequence[Path],
     source: str | None = None,
     person_regex: str | None = None,
+    forget: Sequence[Path] = (),
 ) -> list[Root]:
     """Return what to scan: the folders given, else each of ``raw/`` and those scanned before.
 
@@ -51,17 +53,24 @@ def choose_roots(
         By default what it was before, or the name it was fetched under, or ``local``.
     person_regex : str, optional
         As of `Root`.
+    forget : sequence of Path
+        Folders not to scan, unless they are given too.
 
     Raises
     ------
     UsageError
-        If there is nothing to scan.
+        If there is nothing to scan, or the folder of a source that was fetched is gone.
     """
     known = find_roots(read_journal(workspace.catalog))
     fetched = {source.folder.resolve(): source for source in list_sources(workspace)}
     if not folders:
-        folders = [*fetched, *(Path(folder) for folder in known if Path(folder).is_dir())]
-    chosen = {folder.resolve(): folder for folder in folders}
+        dropped = {folder.resolve() for folder in forget}
+        before = [Path(folder) for folder in known if Path(folder).is_dir()]
+        folders = [folder for folder in (*fetched, *before) if folder not in dropped]
+        for folder in folders:
+            if not folder.is_dir():
+                _refuse_gone(fetched[folder], workspace)
+    chosen = {folder.resolve() for folder in folders}
     if not chosen:
         raise UsageError("there is nothing to scan yet: give a folder of images")
     return [
@@ -76,6 +85,37 @@ def _complete(root: Root, fetched: FetchedSource | None, known: Mapping[str, Rec
     source = root.source or before or (fetched.name if fetched else "local")
     rule = root.person_regex
     return Root(source, root.folder, fetched.person_regex if fetched and rule is None else rule)
+
+
+def _refuse_gone(source: FetchedSource, workspace: Workspace) -> NoReturn:
+    raise UsageError(
+        f"there is no folder {source.folder}, which was fetched as {source.name!r}; mount its "
+        f"disk, or, if it moved, remove {workspace.source(source.name)} and fetch it from its new "
+        "place"
+    )
+
+
+def forget_roots(catalog_folder: Path, folders: Sequence[Path]) -> None:
+    """Write to the journal that folders are no longer part of the catalog.
+
+    Raises
+    ------
+    UsageError
+        If one was never scanned.
+    """
+    records = read_journal(catalog_folder)
+    known = find_roots(records)
+    ever = sorted({record["folder"] for record in records if record["type"] == "root"})
+    gone = [str(folder.resolve()) for folder in folders]
+    for folder in gone:
+        if folder not in ever:
+            raise UsageError(
+                f"{folder} was never scanned; scanned are: {', '.join(ever) or 'none'}"
+            )
+    # One that is forgotten already is not news: a command that was killed is given again.
+    news = [{"type": "forget-root", "folder": folder} for folder in gone if folder in known]
+    if news:
+        append_journal(catalog_folder, news)
 
 
 def remember_roots(catalog_folder: Path, roots: Sequence[Root]) -> None:
@@ -115,7 +155,8 @@ def _describe(root: Root, known: Mapping[str, Record]) -> Record:
 def find_absent_roots(catalog_folder: Path) -> list[str]:
     """Return a sentence for each folder, scanned before, that is not there."""
     return [
-        f"the folder {folder}, scanned before, is not there; its files stay as they were"
+        f"the folder {folder}, scanned before, is not there; its files stay as they were. Mount "
+        "its disk, or, if it moved, drop it with --forget"
         for folder in find_roots(read_journal(catalog_folder))
         if not Path(folder).is_dir()
     ]
@@ -128,5 +169,5 @@ def _check_apart(folders: Iterable[str]) -> None:
             if outer in paths:
                 raise UsageError(
                     f"{inner} lies in {outer}, which is scanned too; its files would be there "
-                    "twice. Give one of them"
+                    "twice. Give one of them, and drop the other with --forget"
                 )

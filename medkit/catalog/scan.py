@@ -8,7 +8,7 @@ on where it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -20,9 +20,10 @@ import pyarrow as pa
 from medkit.catalog import schema
 from medkit.catalog.building import Built, build
 from medkit.catalog.inspection import Entry, Tables, inspect_batch, name_reader, report_death
+from medkit.catalog.journal import find_roots, read_journal
 from medkit.catalog.parts import read_parts, select_files, take_unchanged, write_part
 from medkit.catalog.roots import Root as Root  # what `scan` takes belongs to its face
-from medkit.catalog.roots import find_absent_roots, remember_roots
+from medkit.catalog.roots import find_absent_roots, forget_roots, remember_roots
 from medkit.catalog.store import Catalog
 from medkit.catalog.walking import walk
 from medkit.engine import Died, Progress, map_items, silent
@@ -98,6 +99,7 @@ def scan(
     workers: int | None = None,
     progress: Progress = silent,
     keep_identifiers: bool = False,
+    forget: Sequence[Path] = (),
 ) -> Summary:
     """Scan some folders, and make a new snapshot of the catalog.
 
@@ -116,12 +118,16 @@ def scan(
         Told of files read.
     keep_identifiers : bool
         Keep the person's name and birth date as well.
+    forget : sequence of Path
+        Folders scanned before, such as one that moved, that are to leave the catalog.
 
     Raises
     ------
     UsageError
-        If a folder is missing, lies in another one, or its person rule is no regular expression.
+        If a folder is missing, lies in another one, or its person rule is no regular expression;
+        or one to forget was never scanned.
     """
+    forget_roots(catalog_folder, forget)
     remember_roots(catalog_folder, roots)
     wanted = {entry.key: entry for root in roots for entry in walk(root, catalog_folder)}
     missing = {key: entry for key, entry in wanted.items() if entry.finding is None}
@@ -136,7 +142,8 @@ def scan(
         pieces.append(tables)
     pieces.append(inspect_batch([entry for entry in wanted.values() if entry.finding]))
     folders = {str(root.folder.resolve()) for root in roots}
-    pieces.extend(_keep_absent(previous, wanted, folders))
+    known = find_roots(read_journal(catalog_folder)).keys()
+    pieces.extend(_keep_absent(previous, wanted, folders, known))
     joined = {name: pa.concat_tables([piece[name] for piece in pieces]) for name in previous}
     built = build(catalog_folder, joined, engine=engine, workers=workers)
     remove_folder(kept)
@@ -200,11 +207,15 @@ def _read(
 
 
 def _keep_absent(
-    previous: Tables, wanted: Mapping[str, Entry], scanned: set[str]
+    previous: Tables, wanted: Mapping[str, Entry], scanned: set[str], known: Set[str]
 ) -> Iterator[Tables]:
     """Yield the rows of files that this scan did not meet: of other roots, and vanished ones."""
     files = previous["files"].select(["file", "container", "root", "vanished"]).to_pylist()
-    top = [row for row in files if row["container"] is None and row["file"] not in wanted]
+    top = [
+        row
+        for row in files
+        if row["container"] is None and row["root"] in known and row["file"] not in wanted
+    ]
     for vanished in (False, True):
         keys = [
             row["file"] for row in top if (row["vanished"] or row["root"] in scanned) is vanished

@@ -88,7 +88,7 @@ def find_volumes(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     kinds = frames[_KINDS].assign(flavour=flavour).groupby([*_KINDS, "flavour"], dropna=False)
     kind_codes = kinds.ngroup().to_numpy()
     repetitions = [pd.factorize(frames[name])[0] for name in _REPETITIONS]
-    known = ["Modality", "Rows", "Columns"]
+    known = frames[["Modality", "Rows", "Columns"]].to_dict("records")
     places, volumes = [], []
     for series, rows in _list_series(frames):
         rows = rows[np.linalg.norm(geometry.normals[rows], axis=1) >= _FLAT]
@@ -96,9 +96,8 @@ def find_volumes(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             ordered = stack[np.argsort(geometry.project(stack), kind="stable")]
             name = hashlib.sha256(json.dumps([*series, ordinal]).encode()).hexdigest()[:16]
             places.append((name, ordered))
-            own = frames[known].iloc[ordered[0]].to_dict()
             volumes.append(
-                {"volume": name, **dict(zip(_SERIES, series, strict=True)), **own}
+                {"volume": name, **dict(zip(_SERIES, series, strict=True)), **known[ordered[0]]}
                 | _measure(geometry, ordered)
             )
     return _tabulate(frames, places), pd.DataFrame(volumes)

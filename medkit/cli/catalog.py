@@ -35,6 +35,13 @@ def catalog(
             "or the whole match."
         ),
     ] = None,
+    forget: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Drop a folder scanned before from the catalog, such as one that moved.",
+        ),
+    ] = None,
     keep_identifiers: Annotated[
         bool, typer.Option("--keep-identifiers", help="Keep names and birth dates as well.")
     ] = False,
@@ -49,7 +56,7 @@ def catalog(
     from medkit.catalog.scan import scan
 
     home = Workspace(workspace)
-    chosen = choose_roots(home, roots or [], source, person_regex)
+    chosen = choose_roots(home, roots or [], source, person_regex, forget or [])
     with home.lock(), show_progress("catalog") as progress:
         summary = scan(
             home.catalog,
@@ -58,6 +65,7 @@ def catalog(
             workers=workers,
             progress=progress,
             keep_identifiers=keep_identifiers,
+            forget=forget or [],
         )
     if as_json:
         print_json(asdict(summary))

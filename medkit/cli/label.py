@@ -13,7 +13,7 @@ from medkit.workspace import Workspace
 
 
 def label(
-    name: Annotated[str, typer.Argument(help="Of the label.")],
+    name: Annotated[str, typer.Argument(help="What to call the label, such as diagnosis.")],
     workspace: WorkspaceOption = HERE,
     csv: Annotated[
         Path | None, typer.Option(help="A CSV or Parquet file that tells the values.")
@@ -24,7 +24,10 @@ def label(
     ] = None,
     on: Annotated[
         str | None,
-        typer.Option(help="Its column to join on, COLUMN or COLUMN=KEY; by default it is found."),
+        typer.Option(
+            help="Its column to join on, COLUMN or COLUMN=KEY with KEY such as PatientID; by "
+            "default it is found."
+        ),
     ] = None,
     folder: Annotated[
         bool, typer.Option("--folder", help="The name of the folder that a file lies in.")

@@ -93,6 +93,7 @@ def _print(name: str, summary: Summary, as_json: bool) -> None:
             (summary.landed, "landed"),
             *((count, f"refused: {code}") for code, count in summary.refused.items()),
         ],
+        note="each refused frame is named in the set's refused.parquet" if summary.refused else "",
     )
     if summary.left_out:
         print_table(

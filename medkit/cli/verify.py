@@ -8,6 +8,7 @@ import typer
 
 from medkit.cli.options import HERE, JsonOption, WorkspaceOption
 from medkit.cli.terminal import print_json, print_table, say
+from medkit.errors import UsageError
 from medkit.workspace import Workspace
 
 
@@ -28,11 +29,14 @@ def verify(
     from medkit.images.imageset import verify as find_faults
 
     home = Workspace(workspace)
-    faults = {name: find_faults(home.set(name)) for name in sets or home.names("sets")}
+    names = sets or home.names("sets")
+    if not names:
+        raise UsageError(f"there is no set in {workspace}; make one with 'medkit normalise'")
+    faults = {name: find_faults(home.set(name)) for name in names}
     if as_json:
         print_json({name: [asdict(fault) for fault in found] for name, found in faults.items()})
     for name, found in faults.items() if not as_json else ():
-        say(f"{name}: {len(found)} faults" if found else f"{name}: sound")
+        say(f"{name}: {len(found)} fault{'s' * (len(found) > 1)}" if found else f"{name}: sound")
         if found:
             rows = [(fault.image, fault.file, fault.detail) for fault in found]
             print_table("", ("image", "file", "fault"), rows)

@@ -123,11 +123,14 @@ class Decoded:
         How to read them, as in `SAMPLES`.
     lossy : bool or None
         Whether the codestream lost something; None where it does not tell.
+    raw : ndarray or None
+        The values before bits beyond the stored ones were cleared; None where that cannot matter.
     """
 
     values: Stored
     photometric: str
     lossy: bool | None = None
+    raw: Stored | None = None
 
 
 def read_module(row: Row) -> PixelModule:
@@ -223,10 +226,12 @@ def decode_frame(stream: BinaryIO, module: PixelModule, frame: int) -> Decoded:
     if not 0 <= frame < module.frames:
         raise PixelError("no-frame", f"frame {frame} of {module.frames}")
     if module.syntax in _NATIVE:
-        return Decoded(_clear_bits(_read_native(stream, module, frame), module), module.photometric)
+        raw = _read_native(stream, module, frame)
+        return Decoded(_clear_bits(raw, module), module.photometric, raw=raw)
     data = _read_codestream(stream, module, frame)
     if module.syntax == _RLE:
-        return Decoded(_clear_bits(_decode_rle(data, module), module), module.photometric)
+        raw = _decode_rle(data, module)
+        return Decoded(_clear_bits(raw, module), module.photometric, raw=raw)
     samples, header = decode_codestream(data, module.syntax, module.shape)
     return Decoded(
         _fit_header(samples, header, module), _tell_colours(module, header), header.lossy

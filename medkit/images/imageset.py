@@ -209,9 +209,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, f"{MANIFEST} cannot be read ({error})") from None
     if not sound:
         raise _damaged(folder, f"{MANIFEST} does not fit its own checksum")
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise ImageSetError(
-            f"the set {folder.name!r} has format {manifest['format']}, and this medkit reads "
+            f"the set {folder.name!r} has format {manifest.get('format')}, and this medkit reads "
             f"{FORMAT}; make it again with 'medkit normalise {folder.name} --replace'"
         )
     return content
@@ -258,16 +258,11 @@ def verify(folder: Path) -> list[Fault]:
         for path in _list_files(folder)
         if path not in known
     ]
-    changed = []
-    for path, entry in known.items():
-        if not (folder / path).is_file():
-            changed.append((path, "is missing"))
-        elif workspace.hash_file(folder / path) != entry["sha256"]:
-            changed.append((path, "has changed since it was written"))
+    states = {path: _compare(folder / path, entry["sha256"]) for path, entry in known.items()}
+    changed = {path: detail for path, detail in states.items() if detail}
     # Without a sound table nobody knows which image lies where.
-    named = not any(path == TABLE for path, _ in changed)
-    table = _read_table(folder / TABLE) if named else None
-    for path, detail in changed:
+    table = None if TABLE in changed else _read_table(folder / TABLE)
+    for path, detail in changed.items():
         found = [] if table is None else list(_name_images(folder, path, table, detail))
         faults += found or [Fault(path, None, detail)]
     return sorted(
@@ -277,6 +272,17 @@ def verify(folder: Path) -> list[Fault]:
 
 def _describe_file(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": workspace.hash_file(path)}
+
+
+def _compare(path: Path, sha256: str) -> str | None:
+    """Return what is wrong with a file; None where it is as it was written."""
+    try:
+        sound = workspace.hash_file(path) == sha256
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:  # a failing disk is what this is here to find
+        return f"cannot be read ({error.strerror})"
+    return None if sound else "has changed since it was written"
 
 
 def _list_files(folder: Path) -> list[str]:

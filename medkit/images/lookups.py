@@ -97,7 +97,9 @@ def _find_modality_lut(header: Dataset) -> Lookup:
     item = header.ModalityLUTSequence[0]
     count, first, bits = _read_descriptor(item.LUTDescriptor, header)
     entries = _read_entries(item.LUTData, count, header)
-    return Lookup(first, entries, bits, item.get("ModalityLUTType"))
+    units = item.get("ModalityLUTType") or None
+    # One by the standard; several come as a list.
+    return Lookup(first, entries, bits, units if isinstance(units, str | None) else units[0])
 
 
 def _find_palette(header: Dataset) -> Lookup:

@@ -8,23 +8,29 @@ order, by any number of processes, after any kill, and the set is the same byte 
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 
 from medkit import workspace
 from medkit.engine import Died, Progress, map_items, silent
-from medkit.errors import ImageSetError, UsageError
+from medkit.errors import ImageSetError, PixelError, UsageError
+from medkit.images import pixels
+from medkit.images.arrays import Layout
 from medkit.images.assembly import complete_set, tabulate
-from medkit.images.imageset import MANIFEST, PARTIAL, read_manifest
-from medkit.images.planning import make_tasks, plan_frames
+from medkit.images.imageset import MANIFEST, PARTIAL, PIXELS, read_manifest
 from medkit.images.resampling import FILTERS, GEOMETRIES
-from medkit.images.selection import EXCLUSIONS, select_frames
-from medkit.images.shards import ShardTask, build_shard, read_entries, try_frame
+from medkit.images.selection import EXCLUSIONS, iterate_records, select_frames
+from medkit.images.shards import Entry, ShardTask, build_shard, read_entries, refuse, try_frame
 
 if TYPE_CHECKING:
     from medkit.catalog.store import Catalog
@@ -92,8 +98,8 @@ class Recipe:
                 raise UsageError(f"no {name} is named {unknown[0]!r}; use {', '.join(known)}")
         if min(self.size) < 1:
             raise UsageError(f"a size is two numbers of pixels above 0, not {self.size!r}")
-        wanted = self.geometry == "mm"
-        if wanted != (self.mm is not None) or (self.mm is not None and not self.mm > 0):
+        mm = 1.0 if self.mm is None else self.mm
+        if (self.geometry == "mm") != (self.mm is not None) or not 0 < mm < math.inf:
             raise UsageError(
                 "millimetres a pixel, such as 0.5, go with the geometry 'mm' and no other; "
                 f"the geometry is {self.geometry!r}, the millimetres are {self.mm!r}"
@@ -169,15 +175,16 @@ def normalise(
     selection = select_frames(catalog, recipe.where, recipe.include)
     frames = selection.rows
     if frames.empty:
-        raise UsageError(f"no frame is selected; left out, by reason: {selection.left_out}")
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in selection.left_out.items())
+        raise UsageError(f"no frame is selected; left out, by reason: {counts or 'none'}")
     made_from = {"recipe": recipe.to_json(), "selection": selection.key}
     if _is_standing(folder, made_from, replace):
         return _summarise(read_manifest(folder), built=False)
     workspace.write_json(folder / PARTIAL / _PLAN, made_from)
-    plan = plan_frames(frames, recipe.size)
+    plan = _plan_frames(frames, recipe.size)
     parts = [tabulate(plan.refused.values(), plan.refused, None)]
     progress(done := len(plan.refused), len(frames), "frames")
-    for task in _build(make_tasks(plan, frames, folder, recipe), engine, workers):
+    for task in _build(_make_tasks(plan, frames, folder, recipe), engine, workers):
         entries = read_entries(task)
         positions = plan.positions[task.layout.name][[entry["row"] for entry in entries]]
         parts.append(tabulate(entries, positions.tolist(), task.layout.name))
@@ -238,6 +245,59 @@ def _explain(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str:
     if other:
         return f"was made by another recipe ({'; '.join(other)})"
     return "was made from other frames: what the catalog selects, or its files, have changed"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where the frames of a selection go.
+
+    Attributes
+    ----------
+    layouts : list of Layout
+        The arrays, sorted by name.
+    positions : dict of str to ndarray of int64
+        For each array, which of the frames are its rows, in order.
+    refused : dict of int to Entry
+        By position, frames that no array can hold, and why.
+    """
+
+    layouts: list[Layout]
+    positions: dict[str, npt.NDArray[np.int64]]
+    refused: dict[int, Entry]
+
+
+def _plan_frames(frames: pd.DataFrame, size: tuple[int, int]) -> _Plan:
+    """Give each frame its array, by its header alone, and the next row of it."""
+    names: dict[str, list[int]] = {}
+    refused = {}
+    for position, frame in enumerate(iterate_records(frames)):
+        try:
+            names.setdefault(pixels.name_array(frame), []).append(position)
+        except PixelError as error:
+            refused[position] = refuse(error.code, error.detail)
+    positions = {name: np.array(names[name], dtype=np.int64) for name in sorted(names)}
+    layouts = [Layout(name, len(rows), size) for name, rows in positions.items()]
+    return _Plan(layouts, positions, refused)
+
+
+def _make_tasks(
+    plan: _Plan, frames: pd.DataFrame, folder: Path, recipe: Recipe
+) -> Iterator[ShardTask]:
+    """Yield a task for each shard of a set, each with the rows of the catalog it needs."""
+    for layout in plan.layouts:
+        # One walk an array: to turn the few rows of each shard by themselves takes seven times as
+        # long.
+        records = iterate_records(frames.iloc[plan.positions[layout.name]])
+        for first in range(0, layout.length, layout.shard_length):
+            inside = islice(records, layout.shard_length)
+            yield ShardTask(
+                pixels=folder / PIXELS,
+                work=folder / PARTIAL,
+                layout=layout,
+                shard=first // layout.shard_length,
+                frames=dict(enumerate(inside, start=first)),
+                recipe=recipe,
+            )
 
 
 def _build(tasks: Iterator[ShardTask], engine: str, workers: int | None) -> Iterator[ShardTask]:

@@ -69,6 +69,8 @@ Mask = npt.NDArray[np.bool_]
 
 # What gives a pixel's size, the best first (PS3.3 10.7.1.3).
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+# Beyond these a writer erred, and geometry would overflow; a ratio may be of large numbers.
+_SPACING_LIMITS = (1e-9, 1e9)
 # Syntaxes that may or may not have lost something: the header decides.
 _MAYBE_LOSSY = {
     "1.2.840.10008.1.2.4.81",  # JPEG-LS, near-lossless
@@ -168,7 +170,7 @@ def read_frame(row: Row) -> Frame:
     with open_file(row) as stream:
         decoded = decode(stream, row)
         lookup = read_lookup(stream, row)
-    mask = find_padding(decoded.values, row)
+    mask = find_padding(decoded, row)
     if mask is not None and not mask.any():
         raise PixelError("all-padding", "every pixel is padding")
     scale = read_scale(row, decoded, lookup)
@@ -284,32 +286,40 @@ def read_lookup(stream: BinaryIO, row: Row) -> Lookup | None:
         return None
     if read_column(row, "PhotometricInterpretation") == "PALETTE COLOR":
         return read_palette(stream)
-    return read_modality_lut(stream) if read_column(row, "has_modality_lut") else None
+    # PS3.4 N.2: the transformation of Modality LUTs is that of grey images.
+    wanted = read_column(row, "has_modality_lut") and is_grey(row)
+    return read_modality_lut(stream) if wanted else None
 
 
-def find_padding(values: Values, row: Row) -> Mask | None:
+def find_padding(decoded: Decoded, row: Row) -> Mask | None:
     """Return a mask, False at padding; None where there is none.
 
     Padding is what equals PixelPaddingValue, or lies between it and PixelPaddingRangeLimit, both
     included, as stored (PS3.3 C.7.5.1.1.2), in grey images only. In floating point it is what is
     not a finite number.
     """
+    values = decoded.values
     if values.dtype.kind == "f":
         mask = np.isfinite(values)
         return None if mask.all() else mask
     value = read_column(row, "PixelPaddingValue")
     if value is None or not is_grey(row):
         return None
-    ends = (value, read_column(row, "PixelPaddingRangeLimit", value))
-    low, high = sorted(_wrap_padding(int(end), values, row) for end in ends)
+    limit = read_column(row, "PixelPaddingRangeLimit", value)
+    # Either may have been read with the wrong sign.
+    low, high = sorted(_wrap(int(end), 8 * values.itemsize, values.dtype) for end in (value, limit))
+    bits = int(read_column(row, "BitsStored", 8 * values.itemsize))
+    if any(_wrap(end, bits, values.dtype) != end for end in (low, high)):
+        # Stored bits cannot hold it (such as 63536 in 12 of 16 bits): it takes those around them
+        # too, and with them cleared it would be mistaken for a value of the image.
+        values = values if decoded.raw is None else decoded.raw
     mask = (values < low) | (values > high)
     return None if mask.all() else mask
 
 
-def _wrap_padding(value: int, values: Values, row: Row) -> int:
-    """Return a padding value as clearing unused bits left it, where it needs more than stored."""
-    bits = int(read_column(row, "BitsStored", 8 * values.itemsize))
-    low = -(1 << (bits - 1)) if values.dtype.kind == "i" else 0
+def _wrap(value: int, bits: int, kind: np.dtype[Any]) -> int:
+    """Return what a whole number becomes in some bits, signed or not."""
+    low = -(1 << (bits - 1)) if kind.kind == "i" else 0
     return (value - low) % (1 << bits) + low
 
 
@@ -367,9 +377,10 @@ def is_constant(values: Values, mask: Mask | None) -> bool:
 
 def read_spacing(row: Row) -> Spacing:
     """Return the size of a pixel, by the first attribute that gives one; else square ones."""
+    least, most = _SPACING_LIMITS
     for name in _SPACINGS:
         numbers = [float(number) for number in read_column(row, name, ())]
-        if len(numbers) == 2 and all(math.isfinite(number) and number > 0 for number in numbers):
+        if len(numbers) == 2 and all(least <= number <= most for number in numbers):
             return Spacing(numbers[0], numbers[1], name)
     return Spacing()
 
@@ -384,11 +395,6 @@ def encode(values: Values, base: float, k: float, dtype: npt.DTypeLike) -> Value
     np.rint(codes, out=codes)
     # A filter's sums may stray past the range by their last bit.
     return np.clip(codes, 0, np.iinfo(kind).max, out=codes).astype(kind)
-
-
-def decode_codes(codes: Values, base: float, k: float) -> Values:
-    """Return the values, float64, that codes stand for."""
-    return np.asarray(codes / np.float64(k) + base)
 
 
 def fill_padding(values: Values, mask: Mask, frame: Frame) -> Values:

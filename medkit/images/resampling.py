@@ -234,7 +234,7 @@ def _center_axis(source: int, output: int, scale: float) -> Axis:
 
 def _snap(number: float) -> float:
     """Return a number that rounding kept from being whole as a whole one."""
-    whole = round(number)
+    whole = float(round(number))
     return whole if math.isclose(number, whole, rel_tol=1e-9) else number
 
 

@@ -124,6 +124,8 @@ def _normalise(row: Mapping[str, Any], recipe: Recipe) -> tuple[Entry, Codes]:
         rows, columns, frame.spacing, recipe.size, recipe.geometry, recipe.mm
     )
     values, mask = resampling.resample(frame.values, frame.mask, geometry, recipe.filter)
+    if not mask.any():
+        raise PixelError("all-padding", f"what {recipe.geometry!r} keeps of it is padding")
     filled = pixels.fill_padding(values, mask, frame)
     codes = pixels.encode(filled, frame.base, frame.k, arrays.split_name(frame.array)[0])
     kept = ("units", "VOILUTFunction", "polarity", "source_sha256", "lossy", "constant")

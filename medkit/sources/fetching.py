@@ -42,7 +42,7 @@ class FetchedSource:
         Of the source.
     folder : Path
         Where its images lie: in the workspace, or a folder registered elsewhere. It may be gone:
-        a disk that is not mounted is for the scan to refuse.
+        a disk that is not mounted is for `choose_roots` to refuse.
     title, licence : str
         Empty for a folder that was put into ``raw`` by hand.
     person_regex : str or None
@@ -82,8 +82,7 @@ class Fetched:
 
 def list_sources(workspace: Workspace) -> list[FetchedSource]:
     """Return the sources of a workspace, by name; a half-finished fetch is none."""
-    names = [name for name in workspace.names("raw") if not name.startswith(".")]
-    return [_describe_source(workspace.raw / name) for name in names]
+    return [_describe_source(workspace.raw / name) for name in workspace.names("raw")]
 
 
 def fetch(descriptor: Descriptor, workspace: Workspace, *, progress: Progress = silent) -> Fetched:

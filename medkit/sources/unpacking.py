@@ -98,7 +98,7 @@ def iterate_members(path: Path, *, bounds: Bounds = DEFAULT_BOUNDS) -> Iterator[
 def open_member(path: Path, name: str) -> Iterator[BinaryIO]:
     """Yield the bytes of one member of an archive; see `iterate_members`.
 
-    The index of a zip is kept for the next member. A tar has none and is read from its start
+    The index of a zip or a tar is kept for the next member. A tar in gzip is read from its start
     each time: unpack one that is read from often.
 
     Raises
@@ -107,11 +107,11 @@ def open_member(path: Path, name: str) -> Iterator[BinaryIO]:
         Also if there is no such member.
     """
     with explain_errors(path):
-        is_zip, state = detect_format(path) == "zip", path.stat()
+        index, state = _INDEXES.get(detect_format(path)), path.stat()
     # A name of its own keeps the walk, and with it the archive, open.
     walk = (member for member in iterate_members(path) if member.name == name)
-    if is_zip:
-        found = _index_zip(path, state.st_size, state.st_mtime_ns).get(name)
+    if index is not None:
+        found = index(path, state.st_size, state.st_mtime_ns).get(name)
     else:
         found = next(walk, None)
     if found is None:
@@ -197,6 +197,12 @@ def _index_zip(path: Path, size: int, mtime_ns: int) -> dict[str, Member]:
     return {member.name: member for member in members}
 
 
+@lru_cache(maxsize=4)
+def _index_tar(path: Path, size: int, mtime_ns: int) -> dict[str, Member]:
+    """Return the members of a tar by name; see `_index_zip`."""
+    return {member.name: member for member in iterate_members(path)}
+
+
 def _list_zip(path: Path, archive: zipfile.ZipFile, gate: Gate) -> list[Member]:
     infos = archive.infolist()
     entries = [_describe_zip(archive, info) for info in infos]
@@ -237,34 +243,35 @@ def _refuse_overlaps(path: Path, infos: Sequence[zipfile.ZipInfo], end: int) -> 
 
 def _read_tar(path: Path, gate: Gate) -> Iterator[Member]:
     with path.open("rb") as stream:
-        yield from _read_tar_stream(path, gate, stream)
+        yield from _read_tar_stream(path, gate, stream, packed=False)
 
 
 def _read_tar_gz(path: Path, gate: Gate) -> Iterator[Member]:
     with gzip.open(path) as stream:
-        yield from _read_tar_stream(path, gate, stream)
+        yield from _read_tar_stream(path, gate, stream, packed=True)
 
 
-def _read_tar_stream(path: Path, gate: Gate, stream: Any) -> Iterator[Member]:
+def _read_tar_stream(path: Path, gate: Gate, stream: Any, *, packed: bool) -> Iterator[Member]:
     careful: Any = _CarefulStream(stream)
     with tarfile.open(fileobj=careful, mode="r:") as archive:
         while (info := archive.next()) is not None:
             # A list of a million members would fill memory.
             archive.members.clear()  # type: ignore[attr-defined]
-            entry = _describe_tar(archive, info)
+            part = partial(_Part, path, info.offset_data, info.size)
+            entry = _describe_tar(info, partial(_extract, archive, info) if packed else part)
             name = gate.admit(entry)
             if entry.kind == "file":
                 yield _offer(path, name, entry)
         _check_end(path, careful, archive.offset)
 
 
-def _describe_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:
+def _describe_tar(info: tarfile.TarInfo, opener: Callable[[], Any]) -> Entry:
     kind = "folder" if info.isdir() else "file"
     if info.issym() or info.islnk():
         kind = "a link"
     elif not (info.isreg() or info.isdir()) or info.issparse():
         kind = "not a plain file"
-    return Entry(info.name, kind, info.size, None, partial(_extract, archive, info))
+    return Entry(info.name, kind, info.size, None, opener)
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -302,6 +309,29 @@ class _CarefulStream:
         if not 0 <= size <= _LONGEST_HEADER:
             raise tarfile.ReadError(f"a header claims a length of {size:,} bytes")
         return self._stream.read(size)
+
+
+class _Part:
+    """A member of a plain tar, in a stream of its own, which outlives the walk that found it."""
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._start, self._size = start, size
+        self._stream = path.open("rb")
+        self._stream.seek(start)
+        self.close = self._stream.close
+
+    def read(self, size: int) -> bytes:
+        wanted = min(size, self._start + self._size - self._stream.tell())
+        part = self._stream.read(wanted)
+        if len(part) < wanted:
+            raise tarfile.ReadError("unexpected end of data")
+        return part
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = (0, self._stream.tell() - self._start, self._size)[whence]
+        place = min(max(base + offset, 0), self._size)
+        self._stream.seek(self._start + place)
+        return place
 
 
 class _MemberStream(io.RawIOBase):
@@ -353,4 +383,8 @@ _READERS: dict[str, Callable[[Path, Gate], Iterator[Member]]] = {
     "zip": _read_zip,
     "tar": _read_tar,
     "tar.gz": _read_tar_gz,
+}
+_INDEXES: dict[str | None, Callable[[Path, int, int], dict[str, Member]]] = {
+    "zip": _index_zip,
+    "tar": _index_tar,
 }

@@ -28,7 +28,7 @@ class CnnParams:
         If a value is out of range.
     """
 
-    size: int = _option(96, "Rows and columns the images are reduced to.")
+    size: int = _option(64, "Rows and columns the images are reduced to.")
     window: str = _option(
         "header", "Grey window: header, full, a preset (lung, soft ...) or CENTRE/WIDTH."
     )
@@ -45,7 +45,7 @@ class CnnParams:
     epochs: int = _option(40, "Epochs at most.")
     patience: int = _option(8, "Epochs without a better validation log loss before stopping.")
     batch_size: int = _option(32, "Images a step.")
-    learning_rate: float = _option(1e-3, "Of Adam.")
+    learning_rate: float = _option(3e-4, "Of Adam.")
     class_weights: bool = _option(
         False, "Weigh the classes equally; probabilities then assume equal prevalence."
     )

@@ -49,7 +49,9 @@ class Standing:
         self.epochs += 1
         better = loss is None or loss < self.best_loss
         if better:
-            self.best_epoch, self.best = self.epochs, network.get_weights()
+            # PyTorch's arrays are views of its tensors: without a copy, the best would train on.
+            self.best = [np.array(weights) for weights in network.get_weights()]
+            self.best_epoch = self.epochs
             self.best_loss = self.best_loss if loss is None else loss
         return better
 
