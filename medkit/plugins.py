@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from medkit.errors import PluginError
+from medkit.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     from medkit.training.contract import Trainer
@@ -71,8 +71,10 @@ def find_trainer(name: str) -> TrainerEntry:
 
     Raises
     ------
+    UsageError
+        If no distribution provides it.
     PluginError
-        If no distribution provides it, or more than one does.
+        If more than one does.
     """
     entries = list_trainers()
     named = [entry for entry in entries if entry.name == name]
@@ -80,7 +82,7 @@ def find_trainer(name: str) -> TrainerEntry:
         raise PluginError(_conflict(name, named))
     if not named:
         installed = ", ".join(sorted({entry.name for entry in entries})) or "none"
-        raise PluginError(
+        raise UsageError(
             f"no trainer plugin is named {name!r}; installed: {installed}. "
             "Install one with pip, then see 'medkit plugins list'."
         )
@@ -92,8 +94,10 @@ def load_trainer(name: str) -> type[Trainer]:
 
     Raises
     ------
+    UsageError
+        If no plugin has that name.
     PluginError
-        If the plugin is unknown, cannot be imported, implements a hook that does not exist, or
+        If the plugin cannot be imported, implements a hook that does not exist, or
         returns something that is not a Trainer. The message names distribution and version.
     """
     entry = find_trainer(name)

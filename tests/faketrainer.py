@@ -84,6 +84,7 @@ class Trainer:
 
     def fit(self, train, validation, run):
         print("noise on standard output")
+        print("columns", *train.images.table)
         fault = FAULT if run.folder.name == f"fold-{WHERE}" else ""
         if fault == "raise":
             raise RuntimeError("the loss is lost")

@@ -80,7 +80,7 @@ def test_two_trainers_are_compared_on_the_same_folds_and_then_used(cli: Cli, roo
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--plugin", "nought"), 1, "no trainer plugin is named 'nought'"),
+        (("--plugin", "nought"), 2, "no trainer plugin is named 'nought'"),
         (("--plugin", "centroid", "-p", "colour=3"), 2, "-p colour: there is no such option"),
         (("--plugin", "centroid", "-p", "epochs=ten"), 2, "give an integer"),
         (("--plugin", "centroid", "--device", "tpu"), 2, "unknown device 'tpu'"),

@@ -87,6 +87,12 @@ def test_a_run_without_a_number_has_a_row(runs: list[Evidence]) -> None:
     assert compare_runs([without, without]) is None
 
 
+def test_runs_with_another_positive_class_do_not_stand_side_by_side(runs: list[Evidence]) -> None:
+    other = replace(runs[1], run={**runs[1].run, "positive": runs[0].classes[0]})
+    with pytest.raises(UsageError, match=f"another is for '{runs[0].classes[0]}'"):
+        require_same_folds([runs[0], other])
+
+
 def test_runs_on_other_folds_do_not_stand_side_by_side(runs: list[Evidence]) -> None:
     other = replace(runs[1], run={**runs[1].run, "folds_key": "fedcba9876543210"})
     with pytest.raises(UsageError, match="another on fedcba9876543210"):

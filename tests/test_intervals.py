@@ -122,27 +122,32 @@ def test_a_class_without_images_is_null_with_the_reason() -> None:
     assert found["metrics"]["balanced_accuracy"]["value"] is not None
 
 
-def test_baselines_know_only_the_other_folds() -> None:
-    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1, 0, 0])
-    folds = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
-    persons = np.arange(10)
+def test_guessing_scores_as_guessing_also_where_folds_are_uneven() -> None:
+    """Of the training part of each fold the other class is the commonest: 2 of 6 would be right."""
+    labels = np.array([0, 0, 1, 1, 1, 0])
+    folds = np.array([0, 0, 0, 1, 1, 1])
     found = summarise(
-        labels, np.full((10, 2), 0.5), persons, folds, ["a", "b"], seed=0, resamples=10
+        labels, np.full((6, 2), 0.5), np.arange(6), folds, ["a", "b"], seed=0, resamples=10
     )
-    baselines = found["baselines"]
-    # Of the other fold, 3 of 5 are b where fold 0 is predicted, 2 of 5 where fold 1 is.
-    assert baselines["prevalence"]["brier"] == pytest.approx((6 * 0.6**2 + 4 * 0.4**2) / 10)
-    assert baselines["prevalence"]["sensitivity"] == pytest.approx(2 / 5)
-    assert baselines["majority_class"]["accuracy"] == pytest.approx(4 / 10)
-    assert baselines["majority_class"]["log_loss"] is None
-    assert baselines["majority_class"]["auc"] == baselines["prevalence"]["auc"] == 0.5
-    assert any("majority_class" in note and "differs" in note for note in found["notes"])
+    for guess in found["baselines"].values():
+        assert guess["accuracy"] == guess["balanced_accuracy"] == guess["auc"] == 0.5
+        assert (guess["sensitivity"], guess["specificity"]) == (0, 1)
+    assert found["baselines"]["majority_class"]["class"] == "a"
+    assert found["baselines"]["majority_class"]["log_loss"] is None
+    assert found["baselines"]["prevalence"]["log_loss"] == pytest.approx(np.log(2))
+    assert found["baselines"]["prevalence"]["brier"] == pytest.approx(0.25)
 
 
-def test_without_a_second_fold_there_is_no_baseline() -> None:
-    found = summarise(**{**draw(), "folds": np.zeros(240)}, seed=0, resamples=10)
-    assert found["baselines"] == {"majority_class": None, "prevalence": None}
-    assert any(note.startswith("baselines") for note in found["notes"])
+def test_baselines_of_three_uneven_classes() -> None:
+    labels = np.array([2] * 5 + [1] * 3 + [0] * 2)
+    found = summarise(
+        labels, np.full((10, 3), 1 / 3), np.arange(10), np.zeros(10), [*"abc"], seed=0, resamples=9
+    )["baselines"]
+    assert found["majority_class"]["class"] == "c"
+    assert found["majority_class"]["accuracy"] == 0.5
+    assert found["majority_class"]["balanced_accuracy"] == pytest.approx(1 / 3)
+    shares = np.array([0.2, 0.3, 0.5])
+    assert found["prevalence"]["log_loss"] == pytest.approx(-(shares * np.log(shares)).sum())
 
 
 def test_the_positive_class_can_be_named_where_there_are_two() -> None:

@@ -16,8 +16,8 @@ from medkit.cli.audit import app
 from medkit.cohort import preparation
 from medkit.cohort.folds import Folds
 from medkit.cohort.leaks import Leaks, check_leaks, find_leaks
-from medkit.cohort.preparation import prepare_folds
-from medkit.errors import CohortError
+from medkit.cohort.preparation import prepare_folds, split_classes
+from medkit.errors import CohortError, UsageError
 from medkit.workspace import Workspace, dump_json, read_json
 
 
@@ -173,6 +173,18 @@ def test_folds_are_made_once_and_then_taken(workspace: Workspace, prepared: pd.D
     again = prepare_folds(workspace, "set", "finding", 5, 0, classes=())
     pd.testing.assert_frame_equal(again.folds.table, table, check_dtype=False)
     assert sorted(workspace.folds.iterdir()) == [path]
+
+
+def test_a_negative_seed_is_refused_before_anything_is_written(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="0 or more, such as 0, not -1"):
+        prepare_folds(workspace, "set", "finding", 5, -1)
+    assert not workspace.folds.exists()
+
+
+def test_a_name_of_a_class_may_hold_a_comma() -> None:
+    assert split_classes(None) == split_classes("") == []
+    assert split_classes("a,b") == ["a", "b"]
+    assert split_classes('"a, b", c d,e"') == ["a, b", "c d", 'e"']
 
 
 def audit(workspace: Workspace, *options: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faketrainer import HOOK, install
 
-from medkit.errors import PluginError
+from medkit.errors import PluginError, UsageError
 from medkit.plugins import find_conflicts, find_trainer, list_trainers, load_trainer
 
 LIGHT = """
@@ -116,5 +116,5 @@ def test_a_module_without_the_hook_is_told_so(site: Path) -> None:
 
 def test_an_unknown_name_is_answered_with_what_is_installed(site: Path) -> None:
     install(site, "fake-light", LIGHT, names=("light",))
-    with pytest.raises(PluginError, match=r"no trainer plugin is named 'lite'; installed: .*light"):
+    with pytest.raises(UsageError, match=r"no trainer plugin is named 'lite'; installed: .*light"):
         find_trainer("lite")

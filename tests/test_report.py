@@ -19,7 +19,7 @@ from conftest import Finished
 
 from medkit.errors import UsageError, WorkspaceError
 from medkit.evaluation.mistakes import find_mistakes
-from medkit.evaluation.report import write_page, write_report
+from medkit.evaluation.report import choose_path, write_page, write_report
 from medkit.evaluation.tables import compare_looks, count_folds
 from medkit.statistics.intervals import summarise
 from medkit.workspace import Workspace, read_json, write_json
@@ -423,9 +423,11 @@ def test_a_page_over_runs_has_their_numbers_side_by_side(workspace: Workspace) -
     assert "2 runs on the same folds" in text
     for folder in folders:
         value, interval = (part.replace("\u202f", " ") for part in spell_headline(folder))
-        assert f"{folder.name} softmax {value} {interval}" in text
+        assert f"softmax {folder.name} {value} {interval}" in text
     assert "they are paired" in text
-    assert re.search(r"More than first .*second.* [+−]\d+\.\d [+−]\d+\.\d to [+−]\d+\.\d", text)
+    assert re.search(
+        r"Difference to the first .*second.* [+−]\d+\.\d [+−]\d+\.\d to [+−]\d+\.\d", text
+    )
     assert text.count("The worst mistakes") == 2
 
 
@@ -516,3 +518,11 @@ def test_a_browser_shows_all_and_asks_for_nothing(
         tag: written.count(tag) for tag in ("svg", "img", "table", "section")
     }
     assert tags.count("img") > 5
+
+
+def test_a_page_over_runs_of_long_names_has_a_name_that_fits(tmp_path: Path) -> None:
+    home = Workspace(tmp_path)
+    one, other = ("a" * 90, "b" * 90)
+    assert choose_path(["x", "y"], None, home) == tmp_path / "reports" / "x-y.html"
+    paths = {choose_path([one, last], None, home) for last in (other, "c" * 90)}
+    assert len(paths) == 2 and all(len(path.stem) == 100 for path in paths)

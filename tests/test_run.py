@@ -20,8 +20,12 @@ import pytest
 from faketrainer import CENTROID, FEATURES, install, make_workspace
 
 from medkit.cohort.leaks import Finding, Leaks
+from medkit.engine import silent
 from medkit.errors import CohortError, TrainingError, UsageError
+from medkit.statistics.linear import LinearHead
 from medkit.training import run as training
+from medkit.training.course import Course
+from medkit.training.head import list_notes
 from medkit.training.job import read_job
 from medkit.workspace import Workspace, read_json
 
@@ -127,6 +131,14 @@ def test_no_file_of_a_fold_holds_a_label_of_its_test_part(unbroken: Path) -> Non
     job, _ = read_job(unbroken)
     table = pd.read_parquet(Path(job.set_folder) / "images.parquet")
     assert not table.isin(["yak", "zebra"]).any().any()
+
+
+def test_a_trainer_is_not_told_where_an_image_comes_from(unbroken: Path) -> None:
+    """A folder's name or a tag can be the label."""
+    log = (unbroken / "log.txt").read_text()
+    told = next(line for line in log.splitlines() if line.startswith("columns ")).split()
+    assert "pixels_sha256" in told
+    assert not {"path", "root", "file", "PatientID", "Modality", "split_group"} & {*told}
 
 
 def test_the_same_command_again_does_nothing(unbroken: Path) -> None:
@@ -315,3 +327,17 @@ def test_a_damaged_fold_is_fitted_again(unbroken: Path, home: Workspace) -> None
     train(home)
     assert results(folder) == results(unbroken)
     assert (folder / "log.txt").read_text().count("noise on standard output") == 3
+
+
+def test_what_heads_say_stands_in_the_order_of_the_folds(tmp_path: Path) -> None:
+    for fold in (1, 0):
+        model = tmp_path / f"fold-{fold}" / "model"
+        model.mkdir(parents=True)
+        LinearHead(np.eye(2), np.zeros(2), 1.0, {}, (f"note {fold}", "more")).save(model)
+    course = Course(tmp_path, {"k": 2}, silent)
+    assert list_notes(course) == [
+        "fold 0: note 0",
+        "fold 0: more",
+        "fold 1: note 1",
+        "fold 1: more",
+    ]

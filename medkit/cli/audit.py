@@ -22,25 +22,30 @@ def audit() -> None:
 
 @app.command()
 def leaks(
-    image_set: Annotated[str, typer.Argument(metavar="SET", help="Name of the set of images.")],
-    label: Annotated[str, typer.Option("--label", help="Name of the label in the catalog.")],
-    folds: Annotated[int, typer.Option("--folds", help="How many folds, 2 or more.")] = 5,
+    set_name: Annotated[str, typer.Argument(metavar="SET", help="Name of a set.")],
+    label: Annotated[str, typer.Option("--label", help="Name of a label of the catalog.")],
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Parts of the persons.")] = 5,
     seed: SeedOption = 0,
     min_persons: Annotated[
         int | None,
         typer.Option("--min-persons", min=1, help="Set aside classes with fewer persons."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Use these alone: commas between, quoted as in CSV."),
     ] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Make the folds of a set, and find what stands on both sides of them."""
     from medkit.cohort.leaks import check_leaks
-    from medkit.cohort.preparation import prepare_folds
+    from medkit.cohort.preparation import prepare_folds, split_classes
     from medkit.workspace import Workspace
 
-    place = Workspace(workspace)
-    with place.lock():
-        prepared = prepare_folds(place, image_set, label, folds, seed, min_persons)
+    home = Workspace(workspace)
+    with home.lock():
+        chosen = split_classes(classes)
+        prepared = prepare_folds(home, set_name, label, folds, seed, min_persons, chosen)
     if as_json:
         print_json(prepared.describe())
     else:

@@ -11,7 +11,7 @@ from medkit.cli.terminal import print_table
 def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
     """Print each metric with its interval, beside what guessing scores."""
     interval = metrics["interval"]
-    baselines = {name: values or {} for name, values in metrics["baselines"].items()}
+    baselines = metrics["baselines"]
     of = f", positive is {metrics['positive']}" if metrics["positive"] else ""
     print_table(
         f"{title}: {metrics['images']} images of {metrics['persons']} persons{of}",
@@ -20,7 +20,7 @@ def print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
             (
                 name.replace("_", " "),
                 *(_spell(entry[part]) for part in ("value", "low", "high")),
-                *(_spell(values.get(name)) for values in baselines.values()),
+                *(_spell(values[name]) for values in baselines.values()),
             )
             for name, entry in sorted(
                 metrics["metrics"].items(), key=lambda item: item[0] != metrics["headline"]

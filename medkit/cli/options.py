@@ -24,7 +24,9 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=0, help="Processes to use; by default the processors at hand."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Everything random follows from it.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, help="Everything random follows from it.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, gpu or gpu:N.")]
 ThreadsOption = Annotated[
     int | None,

@@ -52,7 +52,9 @@ def print_table(
     from rich.text import Text
 
     rows = [list(row) for row in rows]
-    table = Table(title=Text(clean(title)), title_justify="left", caption=clean(note) or None)
+    table = Table(title=Text(clean(title)), title_justify="left")
+    if note:
+        table.caption, table.caption_justify = Text(clean(note)), "left"
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], int | float | None) for row in rows) and bool(rows)
         table.add_column(

@@ -47,17 +47,21 @@ def train(
         ),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option("--classes", help="Use these alone; with commas between.")
+        str | None,
+        typer.Option("--classes", help="Use these alone: commas between, quoted as in CSV."),
     ] = None,
     min_persons: Annotated[
-        int | None, typer.Option("--min-persons", help="Set aside classes with fewer persons.")
+        int | None,
+        typer.Option("--min-persons", min=1, help="Set aside classes with fewer persons."),
     ] = None,
     positive: Annotated[
         str | None, typer.Option("--positive", help="Of two classes, the one to be sensitive to.")
     ] = None,
     validation: Annotated[
         float,
-        typer.Option("--validation", min=0.0, max=0.5, help="Share of the training persons."),
+        typer.Option(
+            "--validation", min=0.0, max=0.5, help="Share of a training part to choose by."
+        ),
     ] = 0.15,
     name: Annotated[
         str | None, typer.Option("--name", help="Of the run; with several trainers, its beginning.")
@@ -74,6 +78,7 @@ def train(
 
     The same command goes on where an earlier one was stopped.
     """
+    from medkit.cohort.preparation import split_classes
     from medkit.evaluation.report import choose_path, write_page
     from medkit.plugins import load_trainer
     from medkit.training import run
@@ -93,7 +98,7 @@ def train(
                     options=given,
                     folds=folds,
                     seed=seed,
-                    classes=classes.split(",") if classes else None,
+                    classes=split_classes(classes),
                     min_persons=min_persons,
                     positive=positive,
                     validation_share=validation,
@@ -108,9 +113,7 @@ def train(
             finished.append(one)
         pages = [choose_path([one.name], None, home) for one in finished]
         if len(finished) > 1:
-            # Long names of runs would make one that no folder can have.
-            over_all = name or f"{set_name[:60]}-{finished[0].record['folds_key']}"
-            pages.append(choose_path([one.name for one in finished], over_all, home))
+            pages.append(choose_path([one.name for one in finished], name, home))
             write_page([one.folder for one in finished], pages[-1], home)
     _print(finished, pages, as_json)
 

@@ -26,9 +26,11 @@ Words = npt.NDArray[np.uint64]
 _SIZE_WEIGHT = 0.15
 # Steps after which a search is ended; on real cohorts it settles far sooner.
 _STEPS = 2000
-# Small cohorts are shaken this often; in large ones many small groups even out any deal.
+# Cohorts are shaken this often at most; fewer times if large, and no more once they are so even
+# that nobody would see the rest: many small groups even out any deal.
 _SHAKES = 40
 _SHAKEN_LOADS = 1_000_000
+_EVEN = 1e-7
 # Pairs that are tried for a swap grow with the square of this.
 _SWAPPED = 400
 _NOTHING = 1e-12
@@ -44,14 +46,17 @@ class _Task:
         Share of each class's images, and in the last row of all images, that a group holds.
     holds : ndarray of 0 and 1, shape (classes, groups)
         Whether a group has images of a class.
+    shares : ndarray, shape (bins,)
+        Of all images that a bin should get.
     price : ndarray, shape (bins,)
-        Of a squared load: one over the share of all images that a bin should get.
+        Of a squared load: one over the share.
     needs : ndarray of int, shape (bins,)
         How bad it is that a class is missing from a bin.
     """
 
     loads: Floats
     holds: Ints
+    shares: Floats
     price: Floats
     needs: Ints
 
@@ -86,8 +91,11 @@ def assign_groups(
     task = _make_task(counts[order], shares, needs)
     best = _improve(task, _deal(task))
     score = _score(task, best)
+    enough = _SHAKEN_LOADS // task.loads.size
+    # The score of exact shares: 1 for each class, and the weight of all images.
+    least = len(task.holds) + _SIZE_WEIGHT**2
     for turn in range(1, _SHAKES):
-        if score[0] == 0 and turn > _SHAKEN_LOADS // task.loads.size:
+        if score[0] == 0 and (turn > enough or score[1] < least + _EVEN):
             break
         found = _improve(task, _shake(task, best, words[order, turn], turn))
         if _score(task, found) < score:
@@ -125,6 +133,7 @@ def _make_task(counts: Ints, shares: Sequence[float], needs: Sequence[int]) -> _
     return _Task(
         loads=np.vstack([(counts / totals).T, of_all]),
         holds=(counts.T > 0).astype(np.int64),
+        shares=np.asarray(shares, dtype=np.float64),
         price=1 / np.asarray(shares, dtype=np.float64),
         needs=np.asarray(needs, dtype=np.int64),
     )
@@ -142,11 +151,15 @@ def _deal(task: _Task) -> Ints:
 
 
 def _shake(task: _Task, bins: Ints, words: Words, turn: int) -> Ints:
-    """Throw half of one class's groups into random bins, so that a search leaves a dead end."""
-    thrown = (words >> np.uint64(32)) % np.uint64(len(task.price))
+    """Throw half of one class's groups into random bins, so that a search leaves a dead end.
+
+    A bin is hit by its share: what is thrown evenly into uneven bins takes long to carry back.
+    """
+    thrown = ((words >> np.uint64(32)) % np.uint64(len(task.price))).astype(np.int64)
+    hit = (words % np.uint64(2**32)) / 2.0**32 < (task.shares / task.shares.max())[thrown]
     half = words % np.uint64(2) == 0
-    chosen = half & (task.holds[turn % len(task.holds)] > 0)
-    return np.where(chosen, thrown.astype(np.int64), bins)
+    chosen = hit & half & (task.holds[turn % len(task.holds)] > 0)
+    return np.where(chosen, thrown, bins)
 
 
 def _improve(task: _Task, bins: Ints) -> Ints:

@@ -97,8 +97,12 @@ def join_labels(
     persons = table.groupby("label")["split_group"].nunique()
     small = {str(name): int(count) for name, count in persons.items() if count < (min_persons or 0)}
     table = _drop(table, table["label"].isin(list(small)), "class with few persons", dropped)
-    if table.empty:
-        raise CohortError(f"no class has {min_persons} persons, the most is {persons.max()}")
+    if small and len(persons) - len(small) < 2:
+        largest = " and ".join(map(str, sorted(persons, reverse=True)[:2]))
+        raise CohortError(
+            f"of {len(persons)} classes {len(persons) - len(small)} have {min_persons} persons or "
+            f"more, and a classifier needs two; the largest have {largest}"
+        )
     return Cohort(table.reset_index(drop=True), dropped, small)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from medkit.catalog.store import Catalog
 from medkit.cohort.folds import Cohort, Folds, hash_task, join_labels, make_folds
 from medkit.cohort.leaks import Leaks, find_leaks
+from medkit.errors import UsageError
 from medkit.images.imageset import ImageSet
 from medkit.workspace import Workspace, write_json
 
@@ -28,6 +30,12 @@ class Prepared(NamedTuple):
             "dropped": self.cohort.dropped,
             "small_classes": self.cohort.small_classes,
         }
+
+
+def split_classes(text: str | None) -> list[str]:
+    """Return names of classes from CSV, in which a name may hold a comma; none from None."""
+    rows = csv.reader((text or "").splitlines(), skipinitialspace=True)
+    return [name for row in rows for name in row]
 
 
 def prepare_folds(
@@ -57,11 +65,15 @@ def prepare_folds(
 
     Raises
     ------
+    UsageError
+        If the seed is negative: NumPy takes none.
     ImageSetError, CatalogError
         If the set or the label is missing or damaged.
     CohortError
         If no such folds can be made.
     """
+    if seed < 0:
+        raise UsageError(f"a seed is 0 or more, such as 0, not {seed}")
     image_set = ImageSet.open(workspace.set(set_name))
     labels = Catalog.open(workspace.catalog).labels(label)
     cohort = join_labels(image_set.table, labels, min_persons=min_persons, classes=classes or None)

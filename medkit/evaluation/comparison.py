@@ -10,20 +10,29 @@ import numpy as np
 from medkit.errors import UsageError
 from medkit.evaluation.evidence import Evidence
 from medkit.evaluation.tables import choose_measures
-from medkit.statistics.intervals import LEVEL, Ints, resample_persons
+from medkit.statistics.intervals import LEVEL, Ints, find_interval, resample_persons
 from medkit.statistics.metrics import Floats, confuse, sensitivity
 
 _DRAWS = 2000
 
 
 def require_same_folds(runs: Sequence[Evidence]) -> None:
-    """Raise UsageError if runs are on different folds: their numbers then differ by the images."""
+    """Raise UsageError if numbers of runs differ by more than the trainer.
+
+    On different folds they differ by the images, and sensitivities by the class they are about.
+    """
     keys = {evidence.run["folds_key"] for evidence in runs}
     if len(keys) > 1:
         found = ", ".join(f"{one.name} on {one.run['folds_key']}" for one in runs)
         raise UsageError(
             f"runs can stand side by side only on the same folds, these are not: {found}; train "
             "them with the same set, label, number of folds and seed"
+        )
+    if len({evidence.positive for evidence in runs}) > 1:
+        found = ", ".join(f"{one.name} is for {one.positive!r}" for one in runs)
+        raise UsageError(
+            f"the sensitivities of these runs are about different classes: {found}; train them "
+            "with the same --positive"
         )
 
 
@@ -79,13 +88,5 @@ def _subtract(evidence: Evidence, first: Evidence) -> dict[str, float | None] | 
     ]
     everybody = np.ones(len(table))
     value = float(score(other, everybody) - score(one, everybody))
-    return {"value": value, **_bound(np.concatenate(drawn))}
-
-
-def _bound(drawn: Floats) -> dict[str, float | None]:
-    """Return the interval, by the rule of `medkit.statistics.intervals`."""
-    usable = drawn[np.isfinite(drawn)]
-    if len(usable) < LEVEL * len(drawn):
-        return {"low": None, "high": None}
-    low, high = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return {"low": low, "high": high}
+    low, high = find_interval(np.concatenate(drawn)) or (None, None)
+    return {"value": value, "low": low, "high": high}

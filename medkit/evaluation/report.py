@@ -30,7 +30,7 @@ from medkit.evaluation.mistakes import find_mistakes
 from medkit.evaluation.tables import arrange_number, count_folds
 from medkit.sources.fetching import PROVENANCE
 from medkit.text import reveal
-from medkit.workspace import Workspace, hash_file, read_json, write_beside
+from medkit.workspace import Workspace, hash_file, hash_json, read_json, write_beside
 
 _LICENCE_FACTS = ("title", "version", "licence", "citation", "homepage")
 
@@ -71,10 +71,15 @@ def write_page(run_folders: Sequence[Path], path: Path, workspace: Workspace) ->
 
 
 def choose_path(runs: Sequence[str], name: str | None, workspace: Workspace) -> Path:
-    """Return where a page belongs: with its run, or under ``reports`` if it is over several."""
+    """Return where a page belongs: with its run, or under ``reports`` if it is over several.
+
+    Where the names of the runs make one that is too long for a file, it ends in their hash.
+    """
     if len(runs) == 1 and name is None:
         return workspace.run(runs[0]) / "report.html"
-    return workspace.report(name or "-".join(runs))
+    joined = "-".join(runs)
+    short = joined if len(joined) <= 100 else f"{joined[:83]}-{hash_json(list(runs))}"
+    return workspace.report(name or short)
 
 
 def _render(template: str, **context: Any) -> str:

@@ -24,8 +24,9 @@ from medkit.statistics.metrics import Floats, Measured, check_predictions, confu
 Ints = npt.NDArray[np.integer[Any]]
 
 LEVEL = 0.95
-# Weights are made a few resamples at a time, so that they stay in a processor's cache.
-_CELLS = 200_000
+# Weights are made a few resamples at a time, so that they stay in a processor's cache; but not so
+# few that sorting the scores, which is done each time, takes longer than using them.
+_CELLS, _ROWS = 200_000, 16
 FEW_PERSONS = 30
 
 COVERS = (
@@ -71,7 +72,7 @@ def summarise(
     probabilities : array_like, shape (n, c)
         Out-of-fold predictions, columns in the order of ``classes``.
     persons, folds : array_like, shape (n,)
-        Person and fold of each image. Baselines need two folds or more.
+        Person and fold of each image.
     classes : sequence of str
         Sorted.
     seed : int
@@ -98,7 +99,7 @@ def summarise(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     persons, folds = np.asarray(persons), np.asarray(folds)
     check_predictions(labels, probabilities)
-    chosen = _choose_positive(classes, positive)
+    chosen = choose_positive(classes, positive)
     notes = _Notes()
     point = measure(labels, probabilities, positive=chosen)
     drawn = bootstrap(labels, probabilities, persons, seed, resamples, positive=chosen)
@@ -120,7 +121,7 @@ def summarise(
         .astype(int)
         .tolist(),
         "folds": _describe_folds(labels, probabilities, persons, folds, chosen, notes),
-        "baselines": _describe_baselines(labels, folds, classes, chosen, notes),
+        "baselines": _describe_baselines(labels, classes, chosen, notes),
         "interval": {
             "level": LEVEL,
             "method": "person bootstrap, percentile",
@@ -155,7 +156,7 @@ def resample_persons(persons: npt.NDArray[Any], seed: int, resamples: int) -> It
     names, index = np.unique(persons, return_inverse=True)
     count = len(names)
     random = np.random.default_rng(seed)
-    at_once = max(1, _CELLS // len(persons))
+    at_once = max(_ROWS, _CELLS // len(persons))
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
         drawn = random.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
@@ -167,7 +168,14 @@ def _join(parts: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _choose_positive(classes: Sequence[str], positive: str | None) -> int:
+def choose_positive(classes: Sequence[str], positive: str | None) -> int:
+    """Return the column of the positive class: the second unless another is named.
+
+    Raises
+    ------
+    UsageError
+        If the one named is none of two classes.
+    """
     if positive is None:
         return 1
     if len(classes) != 2 or positive not in classes:
@@ -178,22 +186,29 @@ def _choose_positive(classes: Sequence[str], positive: str | None) -> int:
     return list(classes).index(positive)
 
 
+def find_interval(drawn: Floats) -> tuple[float, float] | None:
+    """Return the percentiles of resampled values; None where too many resamples have none."""
+    usable = drawn[np.isfinite(drawn)]
+    if len(usable) < LEVEL * len(drawn):
+        return None
+    low, high = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return low, high
+
+
 def _entry(value: Any, drawn: Floats, subject: str, notes: _Notes) -> dict[str, float | None]:
     """Return a value and its interval; what does not exist is None."""
     number = _number(value, subject, notes)
-    usable = drawn[np.isfinite(drawn)]
-    lost = len(drawn) - len(usable)
-    low = high = None
-    if number is not None and lost > (1 - LEVEL) * len(drawn):
+    interval = None if number is None else find_interval(drawn)
+    low, high = interval or (None, None)
+    lost = int((~np.isfinite(drawn)).sum())
+    if interval and lost:
+        notes.add(f"{lost} of {len(drawn)} resamples hold no image of a class", subject)
+    elif number is not None and not interval:
         notes.add(
             f"no interval, as {lost} of {len(drawn)} resamples hold no image of a class that it "
             "needs; more persons of the class would give one",
             subject,
         )
-    elif number is not None:
-        low, high = np.quantile(usable, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-        if lost:
-            notes.add(f"{lost} of {len(drawn)} resamples hold no image of a class", subject)
     return {"value": number, "low": low, "high": high}
 
 
@@ -255,42 +270,32 @@ def _describe_folds(
 
 
 def _describe_baselines(
-    labels: Ints, folds: npt.NDArray[Any], classes: Sequence[str], positive: int, notes: _Notes
+    labels: Ints, classes: Sequence[str], positive: int, notes: _Notes
 ) -> dict[str, Any]:
-    """Return the metrics of knowing nothing but how frequent the classes of a training part are."""
-    _, fold = np.unique(folds, return_inverse=True)
-    by_fold = np.zeros((fold.max() + 1, len(classes)))
-    np.add.at(by_fold, (fold, labels), 1)
-    if len(by_fold) < 2:
-        notes.add("none, as a training part is known of two folds or more", "baselines")
-        return {"majority_class": None, "prevalence": None}
-    training = by_fold.sum(axis=0) - by_fold
-    majority = training.argmax(axis=1)
-    if len(np.unique(majority)) > 1:
-        notes.add("the most frequent class differs between training parts", "majority_class")
+    """Return the metrics of knowing nothing but how frequent the classes are.
+
+    They are frequent as in all images together: counted by training part, they would be rarer
+    in it where they are more frequent in its test part, and guessing would score below guessing.
+    """
+    shares = np.bincount(labels, minlength=len(classes)) / len(labels)
+    commonest = int(shares.argmax())
     notes.add("none, as it gives no probabilities", "log_loss of majority_class")
-    prevalence = training / training.sum(axis=1, keepdims=True)
-    of_majority = _measure_constant(labels, np.eye(len(classes))[majority][fold], positive, notes)
     return {
         "majority_class": {
-            "class": classes[int(np.bincount(majority[fold]).argmax())],
-            **of_majority,
+            "class": classes[commonest],
+            **_measure_constant(labels, np.eye(len(classes))[commonest], positive, notes),
             "log_loss": None,
         },
-        "prevalence": _measure_constant(labels, prevalence[fold], positive, notes),
+        "prevalence": _measure_constant(labels, shares, positive, notes),
     }
 
 
 def _measure_constant(
     labels: Ints, probabilities: Floats, positive: int, notes: _Notes
 ) -> dict[str, float | None]:
-    """Measure predictions that are the same for all images of a fold."""
-    metrics = measure(labels, probabilities, positive=positive).metrics
-    measured = {
-        name: _number(value, f"{name} of the baselines", notes) for name, value in metrics.items()
+    """Measure predictions that are the same for all images."""
+    every = np.broadcast_to(probabilities, (len(labels), len(probabilities)))
+    return {
+        name: _number(value, f"{name} of the baselines", notes)
+        for name, value in measure(labels, every, positive=positive).metrics.items()
     }
-    if measured["auc"] is not None:
-        # A constant ranks nobody. Pooled over folds it would fall below one half, because a fold
-        # with more of a class leaves less of it in its training part.
-        measured["auc"] = 0.5
-    return measured

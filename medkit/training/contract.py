@@ -81,6 +81,7 @@ class LabelledImages:
     ----------
     images : Images
         Lazy pixels: ``images[3]`` is an array (H, W, C), ``images[:8]`` (8, H, W, C), float32.
+        ``images.table`` has what the pixels mean, and nothing of where an image comes from.
     labels : ndarray of int64, shape (n,)
         Indexes into ``classes``.
     persons : ndarray of str, shape (n,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,6 @@ class Course:
     def fail(self, fold: int, error: str, seconds: float | None = None) -> None:
         """Note that a fold failed, and why."""
         self._settle(fold, "failed", error, seconds)
-
-    def warn(self, texts: Iterable[str]) -> None:
-        """Add to what a reader of the run must know, once each."""
-        self.record["warnings"] += [t for t in texts if t not in self.record["warnings"]]
 
     def _settle(self, fold: int, status: str, error: str, seconds: float | None) -> None:
         if seconds is None:

@@ -54,10 +54,9 @@ class FoldTask:
 
 @dataclass(frozen=True)
 class Solved:
-    """How a fold was solved: in how long, and with what to be said about it."""
+    """How long a fold took, and why it failed if it did."""
 
     seconds: float
-    notes: tuple[str, ...] = ()
     error: str = ""
 
 
@@ -96,7 +95,6 @@ def solve_folds(course: Course, workers: int) -> None:
         elif solved.error:
             course.fail(fold, solved.error, solved.seconds)
         else:
-            course.warn(f"fold {fold}: {note}" for note in solved.notes)
             course.finish(fold, solved.seconds)
 
 
@@ -104,13 +102,22 @@ def solve_fold(task: FoldTask) -> Solved:
     """Solve one fold: choose the strength by inner folds, save the head, predict the test part."""
     began = time.monotonic()
     try:
-        notes = _solve(task, fold_folder(task.run, task.fold))
+        _solve(task, fold_folder(task.run, task.fold))
     except Exception as error:  # whatever it is, it is this fold's, and the others go on
         return Solved(time.monotonic() - began, error=f"{type(error).__name__}: {error}")
-    return Solved(time.monotonic() - began, notes)
+    return Solved(time.monotonic() - began)
 
 
-def _solve(task: FoldTask, folder: Path) -> tuple[str, ...]:
+def list_notes(course: Course) -> list[str]:
+    """Return what a reader should know of the heads of a finished run, by fold."""
+    return [
+        f"fold {fold}: {note}"
+        for fold in range(course.record["k"])
+        for note in LinearHead.load(fold_folder(course.folder, fold) / "model").notes
+    ]
+
+
+def _solve(task: FoldTask, folder: Path) -> None:
     job, numbers = read_job(task.run)
     every = open_features(Path(job.feature_store), task.feature_key)
     rows = read_array(task.run / "feature-rows.npy")
@@ -126,7 +133,6 @@ def _solve(task: FoldTask, folder: Path) -> tuple[str, ...]:
     _record_looks(folder, head)
     loaded = LinearHead.load(folder / "model")
     np.save(folder / "predictions.npy", loaded.predict_proba(gather("test")))
-    return head.notes
 
 
 def _record_looks(folder: Path, head: LinearHead) -> None:

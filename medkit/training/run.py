@@ -30,11 +30,11 @@ from medkit.cohort.preparation import Prepared, prepare_folds
 from medkit.engine import Progress, silent
 from medkit.errors import MedkitError, TrainingError, UsageError
 from medkit.plugins import TrainerEntry, find_trainer, load_trainer
-from medkit.statistics.intervals import summarise
+from medkit.statistics.intervals import choose_positive, summarise
 from medkit.training.child import follow_child
 from medkit.training.course import Course, wait
 from medkit.training.environment import Environment, choose_environment
-from medkit.training.head import is_linear, solve_folds
+from medkit.training.head import is_linear, list_notes, solve_folds
 from medkit.training.job import Job, derive_seed, fold_folder, write_parts
 from medkit.training.params import parse_options
 from medkit.training.record import find_earlier, hash_identity, tell_time
@@ -153,7 +153,7 @@ def train(
     environment = choose_environment(device, threads)
     prepared = prepare_folds(workspace, set_name, label, folds, seed, min_persons, classes)
     check_leaks(prepared.leaks, allow_leaks)
-    _check_positive(positive, prepared.folds.classes)
+    choose_positive(prepared.folds.classes, positive)
     share = 0.0 if is_linear(trainer) else validation_share
     record = {
         **_describe_task(prepared, share, positive),
@@ -186,6 +186,8 @@ def _follow(
         else:
             _fit_folds(course, environment)
         _conclude(course, prepared)
+        if is_linear(trainer):
+            course.record["warnings"] += list_notes(course)
     except MedkitError:
         course.record["status"] = "failed"
         raise
@@ -239,14 +241,6 @@ def _check_task(trainer: Any, plugin: str) -> None:
         raise UsageError(
             f"the trainer {plugin!r} does {', '.join(sorted(trainer.tasks))}; a label with one "
             "value an image needs one that does 'multiclass'"
-        )
-
-
-def _check_positive(positive: str | None, classes: Sequence[str]) -> None:
-    if positive is not None and (positive not in classes or len(classes) != 2):
-        raise UsageError(
-            f"{positive!r} cannot be the positive class: it must be one of two, and the classes "
-            f"are {', '.join(classes)}"
         )
 
 

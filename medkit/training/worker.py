@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from medkit.images.reader import Images
 
 Rows = npt.NDArray[np.int64]
+# What a trainer may know of an image besides its pixels. Path, folder and tags are not among it:
+# they can be the label, also of an image of the test part.
+_SHOWN = [
+    *("image", "array", "row", "pixels_sha256", "slope", "intercept", "units", "full_low"),
+    *("full_high", "WindowCenter", "WindowWidth", "VOILUTFunction", "fill_value", "pad_box"),
+]
 # What a trainer says of its features; None where it has none.
 Spec = dict[str, Any] | None
 
@@ -194,7 +200,8 @@ def _check_spec(spec: Spec, folder: Path) -> None:
 def _open_set(bench: _Bench, numbers: Rows) -> Images:
     from medkit.images.imageset import ImageSet
 
-    return ImageSet.open(Path(bench.job.set_folder)).images().take(numbers)
+    images = ImageSet.open(Path(bench.job.set_folder)).images().take(numbers)
+    return replace(images, table=images.table[_SHOWN])
 
 
 def _open_images(bench: _Bench, numbers: Rows) -> tuple[Images, Spec]:

@@ -199,7 +199,7 @@ def test_every_block_can_be_chosen(network_module, changes):
     params = replace(SMALL, **changes)
     network = network_module.build_network(params, (16, 16, params.channels), 3)
     images = np.random.default_rng(0).normal(size=(2, 16, 16, params.channels)).astype("f4")
-    network.compile("adam", "sparse_categorical_crossentropy", jit_compile=network.jit_compile)
+    network_module.compile_network(network, 0.001)
     network.train_on_batch(images, np.array([0, 2]))
     assert np.allclose(network.predict_on_batch(images).sum(axis=1), 1, atol=1e-5)
 

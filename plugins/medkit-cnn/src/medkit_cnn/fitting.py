@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
 from medkit.errors import TrainingError
 from medkit_cnn.checkpoint import restore
 from medkit_cnn.model import CnnModel, predict
-from medkit_cnn.network import build_network
+from medkit_cnn.network import build_network, compile_network
 
 if TYPE_CHECKING:
+    import keras
+
     from medkit.images.reader import Images
     from medkit.training.contract import LabelledImages, RunContext
     from medkit_cnn import CnnParams
@@ -48,11 +49,14 @@ def fit_network(
     TrainingError
         If the loss stops being a number, or the user stops the run.
     """
+    import keras
+
     keras.utils.set_random_seed(run.seed)
     part, judge = _prepare(params, train, validation)
     height, width, channels = part.pixels.shape[1:]
     plan = params, (height, width, channels), len(train.classes)
-    network = _compile(build_network(*plan), params)
+    network = build_network(*plan)
+    compile_network(network, params.learning_rate)
     path = run.checkpoints / "epoch.npz"
     standing = restore(path, network)
     while standing.epochs < params.epochs and standing.waited < params.patience:
@@ -69,15 +73,6 @@ def fit_network(
     trained = build_network(*plan)
     trained.set_weights(standing.best)
     return CnnModel(params, trained)
-
-
-def _compile(network: keras.Model, params: CnnParams) -> keras.Model:
-    network.compile(
-        optimizer=keras.optimizers.Adam(params.learning_rate),
-        loss="sparse_categorical_crossentropy",
-        jit_compile=network.jit_compile,
-    )
-    return network
 
 
 def _prepare(

@@ -7,8 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import keras
-from keras import layers, ops
+from medkit.errors import TrainingError
+
+try:
+    import keras
+    from keras import layers, ops
+except ImportError as error:
+    raise TrainingError(
+        f"Keras does not load ({error}); install medkit-cnn[tensorflow], or JAX or PyTorch and "
+        "set KERAS_BACKEND"
+    ) from error
 
 if TYPE_CHECKING:
     from medkit_cnn import CnnParams
@@ -105,6 +113,15 @@ def build_network(params: CnnParams, shape: tuple[int, int, int], classes: int) 
     # JAX is not usable without; XLA halves TensorFlow's speed on a CPU.
     network.jit_compile = keras.backend.backend() == "jax"
     return network
+
+
+def compile_network(network: keras.Model, learning_rate: float) -> None:
+    """Make a network ready for training, by Adam on the log loss."""
+    network.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss="sparse_categorical_crossentropy",
+        jit_compile=network.jit_compile,
+    )
 
 
 def _add_block(params: CnnParams, name: str, filters: int, values: Any) -> Any:

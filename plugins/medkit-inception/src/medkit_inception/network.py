@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
 from medkit.errors import TrainingError
+from medkit_inception.backend import load_keras
 from medkit_inception.weights import IMAGENET_FILE, RANDOM_SEED
 
 if TYPE_CHECKING:
+    import keras
+
     from medkit_inception.weights import Weights
 
 
@@ -22,6 +24,7 @@ def build_network(weights: Weights, layer: str, size: int) -> keras.Model:
     TrainingError
         If the weights are of another network.
     """
+    keras = load_keras()
     keras.config.set_image_data_format("channels_last")  # whatever the user's keras.json says
     whole = keras.applications.InceptionV3(
         include_top=False, weights=None, input_shape=(size, size, 3)

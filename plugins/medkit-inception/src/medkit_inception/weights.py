@@ -8,6 +8,7 @@ from typing import Any
 
 from medkit.errors import TrainingError
 from medkit.workspace import hash_file
+from medkit_inception.backend import load_keras
 
 # What keras.applications downloads for InceptionV3 without its top layer, and its MD5 there.
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -71,8 +72,7 @@ def find_weights(asked: str) -> Weights:
 
 
 def _fetch_imagenet() -> Path:
-    import keras
-
+    keras = load_keras()
     try:
         return Path(
             keras.utils.get_file(
