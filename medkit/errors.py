@@ -5,7 +5,8 @@
     ├── WorkspaceError     the workspace is locked, missing, damaged or of another version
     ├── SourceError        fetching: a descriptor, a download, an archive
     ├── CatalogError       the catalog, its labels or its persons
-    ├── PixelError         one frame that cannot be decoded or normalised rightly (has a code)
+    ├── CodedError         one thing of many that is set aside, counted by its code
+    │   └── PixelError     one frame that cannot be decoded or normalised rightly
     ├── ImageSetError      a set that is incomplete, damaged or not what its manifest says
     ├── CohortError        folds that cannot be made, leaks that stand
     ├── PluginError        a trainer plugin that is missing, broken or claimed twice
@@ -47,14 +48,13 @@ class CatalogError(MedkitError):
     """The catalog, its labels or its persons are not usable."""
 
 
-class PixelError(MedkitError):
-    """One frame cannot be decoded or normalised rightly.
+class CodedError(MedkitError):
+    """One thing of many is set aside: it becomes a row, never the end of the work.
 
     Parameters
     ----------
     code : str
-        Stable, hyphenated name of the reason, such as ``"pixel-length"``; refusals are counted
-        by it.
+        Stable, hyphenated name of the reason, such as ``"pixel-length"``; it is counted by.
     detail : str
         What was found, for a person.
     """
@@ -66,6 +66,10 @@ class PixelError(MedkitError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
+
+
+class PixelError(CodedError):
+    """One frame cannot be decoded or normalised rightly."""
 
 
 class ImageSetError(MedkitError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from medkit.errors import CatalogError
+from medkit.errors import CodedError
 
 Problem = tuple[str, str]  # (stable code, detail)
 
@@ -34,24 +34,8 @@ class Finding:
     problems: list[Problem] = field(default_factory=list)
 
 
-class UnreadableFileError(CatalogError):
-    """One file cannot be read; becomes a row, never the end of a scan.
-
-    Parameters
-    ----------
-    code : str
-        Stable, hyphenated name of the reason.
-    detail : str
-        What was found, for a person.
-    """
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.detail}"
+class UnreadableFileError(CodedError):
+    """One file cannot be read."""
 
     def to_finding(self) -> Finding:
         """Return the row that stands for the file."""
