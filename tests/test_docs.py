@@ -17,9 +17,8 @@ CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 def expand_makefile(target: str) -> str:
     """Return the pip command that make runs before a target, without make's own options."""
-    done = subprocess.run(
-        ["make", "-n", "-B", target], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    command = ["make", "-n", "-B", target, "VENV=.venv", "PYTHON=python3"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     lines = [line for line in done.stdout.splitlines() if "pip install" in line]
     return lines[0].replace(" -q", "")
 

@@ -35,7 +35,7 @@ def build_network(weights: Weights, layer: str, size: int) -> keras.Model:
         _load(whole, weights)
     maps = whole.get_layer(layer).output
     network = keras.Model(whole.input, keras.layers.GlobalAveragePooling2D()(maps))
-    # JAX is not usable without; XLA takes a minute to compile this for TensorFlow.
+    # JAX is not usable without; on a CPU, TensorFlow gains nothing by XLA.
     network.jit_compile = keras.backend.backend() == "jax"
     return network
 
