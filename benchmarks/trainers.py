@@ -56,6 +56,9 @@ def main(folder: str = "", images: str = "700") -> None:
     """Print AUC and balanced accuracy of each trainer, with intervals and seconds."""
     data = Path(os.environ.get("MEDKIT_TEST_DATA", SHARED))
     source = Path(folder) if folder else data / "labelled" / "kermany_cxr"
+    if not (source / "labels.csv").exists():
+        print(f"not measured: there is no labels.csv in {source}; give a folder that has one")
+        return
     with tempfile.TemporaryDirectory() as temporary:
         part, workspace = Path(temporary) / "part", Path(temporary) / "workspace"
         copy_part(source, part, int(images))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from browser import Seen, open_page
 from hypothesis import settings
 
 from medkit.workspace import Workspace
@@ -69,3 +70,9 @@ def run_cli() -> Callable[..., Finished]:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[[Path], Seen]:
+    """Open a page in a browser; a test that asks for it is skipped where there is none."""
+    return lambda page: open_page(page, tmp_path)

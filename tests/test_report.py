@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import Seen, check_page, read
 from conftest import Finished
 
 from medkit.errors import UsageError, WorkspaceError
@@ -119,26 +117,6 @@ def fabricate_record(name: str, classes: tuple[str, ...]) -> dict[str, Any]:
         "seconds": 12.5,
         "leaks": {"exact": [], "listed": []},
     }
-
-
-class Reader(HTMLParser):
-    """Collects elements, their attributes and the text a reader sees."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(path: Path) -> Reader:
-    return Reader(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -461,44 +439,6 @@ def test_the_verb_writes_and_says_where(
     assert run_cli("report", "third", "-w", workspace.root).exit_code == 2
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a browser made of a page."""
-
-    dom: Reader
-    requested: list[str]
-    console: list[str]
-
-
-@pytest.fixture
-def browse(tmp_path: Path) -> Callable[[Path], Seen]:
-    """Open a page in a browser that finds no host."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed")
-
-    def open_page(page: Path) -> Seen:
-        log = tmp_path / f"{page.stem}-network.json"
-        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
-        command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
-        command += ["--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND"]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}"]
-        command += ["--enable-logging=stderr", "--v=0", "--dump-dom", page.as_uri()]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
-        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        return Seen(Reader(done.stdout), list_requests(log), console)
-
-    return open_page
-
-
-def list_requests(log: Path) -> list[str]:
-    """Return the addresses that a page asked for; the browser's own requests have no origin."""
-    logged = [event.get("params", {}) for event in json.loads(log.read_bytes())["events"]]
-    return sorted(
-        {one["url"] for one in logged if one.get("initiator", "not an origin") != "not an origin"}
-    )
-
-
 def test_a_browser_shows_all_and_asks_for_nothing(
     workspace: Workspace, with_set: StandIn, browse: Callable[[Path], Seen], tmp_path: Path
 ) -> None:
@@ -509,15 +449,7 @@ def test_a_browser_shows_all_and_asks_for_nothing(
     assert len(seen.console) == 1
 
     page = write_report(fabricate_run(workspace, classes=("CT", POISON)), workspace)
-    seen = browse(page)
-    assert seen.requested == []
-    assert seen.console == []
-    tags = [tag for tag, _ in seen.dom.elements]
-    written = [tag for tag, _ in read(page).elements]
-    assert {tag: tags.count(tag) for tag in ("svg", "img", "table", "section")} == {
-        tag: written.count(tag) for tag in ("svg", "img", "table", "section")
-    }
-    assert tags.count("img") > 5
+    assert check_page(page, browse(page))["img"] > 5
 
 
 def test_a_page_over_runs_of_long_names_has_a_name_that_fits(tmp_path: Path) -> None:
