@@ -23,7 +23,7 @@ from medkit.errors import ImageSetError, UsageError
 from medkit.images import arrays, pixels
 from medkit.images.imageset import ImageSet, verify
 from medkit.images.normalisation import Recipe, Summary, normalise
-from medkit.images.selection import Selection, select_frames
+from medkit.images.selection import EXCLUSIONS, Selection, select_frames
 from medkit.testing import make_uid, write_cohort, write_dicom
 
 SMALL = Recipe(size=(32, 32))
@@ -93,8 +93,8 @@ def test_counts_add_up_and_every_frame_is_somewhere(mixed: Catalog, tmp_path: Pa
     ("recipe", "selected", "left_out"),
     [
         (Recipe(include=("localizer", "slide")), 15, {*NEVER, "secondary-capture"}),
-        (Recipe(where="Modality = 'CT'"), 12, {*NEVER, "where"}),
-        (Recipe(where="true -- a comment"), 16, NEVER),
+        (Recipe(where="Modality = 'CT'"), 8, {*NEVER, *EXCLUSIONS, "where"}),
+        (Recipe(where="true -- a comment", include=tuple(EXCLUSIONS)), 16, NEVER),
     ],
     ids=["include", "where", "all"],
 )

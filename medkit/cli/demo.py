@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
@@ -41,7 +42,7 @@ def demo(
     if weights == "auto":
         weights = "imagenet" if _can_reach(WEIGHTS_HOST) else "none"
     results = {
-        " ".join(step): _take(step, workspace, as_json) for step in _list_steps(weights, seed)
+        shlex.join(step): _take(step, workspace, as_json) for step in _list_steps(weights, seed)
     }
     if as_json:
         print_json(results)
@@ -54,7 +55,8 @@ def _list_steps(weights: str, seed: int) -> Iterator[list[str]]:
     yield ["fetch", "pydicom-data"]
     yield ["catalog"]
     yield ["label", "modality", "--tag", "Modality"]
-    yield ["normalise", "demo"]
+    # One frame a file: a single ultrasound loop would be most of the set.
+    yield ["normalise", "demo", "--where", "frame = 0"]
     yield ["verify", "demo"]
     yield ["audit", "leaks", "demo", *task]
     yield ["train", "demo", *plugins, *task, "-p", f"inception.weights={weights}"]
@@ -67,7 +69,7 @@ def _take(step: Sequence[str], workspace: Path, as_json: bool) -> Any:
     arguments = [*step, "-w", str(workspace), *(["--json"] if as_json else [])]
     if not as_json:
         say("")
-        say(f"$ medkit {' '.join(arguments)}")
+        say(f"$ medkit {shlex.join(arguments)}")
     printed = StringIO()
     with redirect_stdout(printed) if as_json else nullcontext():
         failed = app(arguments, standalone_mode=False)

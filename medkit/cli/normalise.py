@@ -35,7 +35,7 @@ def normalise(
         str | None,
         typer.Option(
             help="SQL condition on the catalog's view 'images', such as \"Modality = 'CT'\"; "
-            "it takes the place of leaving out localizers, secondary captures and slides."
+            "it narrows what would be taken without it."
         ),
     ] = None,
     include: Annotated[

@@ -70,7 +70,7 @@ class Recipe:
     mm : float, optional
         Millimetres a pixel, for the geometry ``"mm"`` alone.
     where : str, optional
-        SQL condition on the catalog's view ``images``, in place of the exclusions by class.
+        SQL condition on the catalog's view ``images``; it narrows, and lifts no exclusion.
     include : tuple of str
         Exclusions to lift: ``localizer``, ``secondary-capture``, ``slide``.
 

@@ -97,8 +97,8 @@ def select_frames(catalog: Catalog, where: str | None, include: Sequence[str]) -
     catalog : Catalog
         A snapshot.
     where : str, optional
-        An SQL condition on the view ``images``; it takes the place of the exclusions of
-        localizers, secondary captures and slide tiles.
+        An SQL condition on the view ``images``. It narrows: what is left out by default stays
+        out, as who asks for one modality does not ask for its localizers.
     include : sequence of str
         Exclusions to lift, of `EXCLUSIONS`.
 
@@ -108,10 +108,9 @@ def select_frames(catalog: Catalog, where: str | None, include: Sequence[str]) -
         If the condition is not SQL over the view's columns.
     """
     rows = catalog.select(where)
-    lifted = EXCLUSIONS if where else include
     reasons = pd.Series("", index=rows.index, dtype=object)
     for reason, applies in EXCLUSIONS.items():
-        if reason not in lifted:
+        if reason not in include:
             reasons[(reasons == "") & applies(rows)] = reason
     left_out = Counter(reasons[reasons != ""])
     left_out["where"] = int(catalog.query("SELECT count(*) AS n FROM images")["n"][0]) - len(rows)
