@@ -55,7 +55,9 @@ def open_page(page: Path, folder: Path) -> Seen:
     command += [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}"]
     command += ["--enable-logging=stderr", "--v=0", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    # The browser's own pages, which it may load beside, complain too.
+    console = [line for line in said if "source: chrome://" not in line]
     return Seen(Reader(done.stdout), list_requests(log), console)
 
 
