@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 SHOWN = ("svg", "img", "table", "section")
+NOBODY = "not an origin"
 
 
 class Reader(HTMLParser):
@@ -64,9 +65,8 @@ def open_page(page: Path, folder: Path) -> Seen:
 def list_requests(log: Path) -> list[str]:
     """Return the addresses that a page asked for; the browser's own requests have no origin."""
     logged = [event.get("params", {}) for event in json.loads(log.read_bytes())["events"]]
-    return sorted(
-        {one["url"] for one in logged if one.get("initiator", "not an origin") != "not an origin"}
-    )
+    asked = {one["url"] for one in logged if one.get("initiator", NOBODY) != NOBODY}
+    return sorted(url for url in asked if not url.startswith("chrome"))
 
 
 def check_page(page: Path, seen: Seen) -> dict[str, int]:
