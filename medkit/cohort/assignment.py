@@ -9,6 +9,7 @@ tie, differs between machines.
 
 from __future__ import annotations
 
+import math
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -238,7 +239,8 @@ def _weigh_presence(task: _Task, bins: Ints) -> tuple[Ints, Ints]:
 
 def _score(task: _Task, bins: Ints) -> tuple[int, float]:
     missing = ((_holders(task, bins) == 0) * task.needs).sum()
-    return int(missing), sum((task.price * _loads(task, bins) ** 2).sum(axis=0).tolist())
+    # Not sum: it rounds otherwise from Python 3.12 on, and folds are the same on every one.
+    return int(missing), math.fsum((task.price * _loads(task, bins) ** 2).sum(axis=0).tolist())
 
 
 def _loads(task: _Task, bins: Ints) -> Floats:
