@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 from browser import Seen, open_page
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from medkit.workspace import Workspace
 
 REPOSITORY = Path(__file__).parent.parent
 
-# The same examples on every run of a change; without CI, new ones each time.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None)
-settings.register_profile("here", deadline=None)
+# The same examples on every run of a change; without CI, new ones each time. Nothing is timed.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", derandomize=True, database=None, **UNTIMED)
+settings.register_profile("here", **UNTIMED)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
