@@ -110,14 +110,17 @@ def check_kills(
     assert expected
     moments = random.Random(name)
     killed = 0
-    for number in range(KILLS):
-        broken = folder / f"broken-{number}"
+    while killed < KILLS:
+        broken = folder / "broken"
         shutil.copytree(before, broken)
-        killed += kill_at(broken, command, moments.uniform(0, seconds))
+        moment = moments.uniform(0, seconds)
+        if kill_at(broken, command, moment):
+            killed += 1
+        else:  # the first run was slower, from a cold disk
+            seconds = moment
         finish(broken, command)
         assert hash_tree(broken, *results) == expected
         shutil.rmtree(broken)
-    assert killed > 0, "no kill came before the end: the moments are not in the run"
 
 
 @pytest.mark.parametrize("stage", STAGES)
