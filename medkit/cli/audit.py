@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from medkit.cli.options import HERE, JsonOption, SeedOption, WorkspaceOption
+from medkit.cli.options import (
+    HERE,
+    ClassesOption,
+    FoldsOption,
+    JsonOption,
+    LabelOption,
+    MinPersonsOption,
+    SeedOption,
+    SetArgument,
+    WorkspaceOption,
+)
 from medkit.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -22,18 +32,12 @@ def audit() -> None:
 
 @app.command()
 def leaks(
-    set_name: Annotated[str, typer.Argument(metavar="SET", help="Name of a set.")],
-    label: Annotated[str, typer.Option("--label", help="Name of a label of the catalog.")],
-    folds: Annotated[int, typer.Option("--folds", min=2, help="Parts of the persons.")] = 5,
+    set_name: SetArgument,
+    label: LabelOption,
+    folds: FoldsOption = 5,
     seed: SeedOption = 0,
-    min_persons: Annotated[
-        int | None,
-        typer.Option("--min-persons", min=1, help="Set aside classes with fewer persons."),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option("--classes", help="Use these alone: commas between, quoted as in CSV."),
-    ] = None,
+    min_persons: MinPersonsOption = None,
+    classes: ClassesOption = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:

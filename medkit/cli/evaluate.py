@@ -8,15 +8,24 @@ from typing import Annotated
 import typer
 
 from medkit.cli.metrics import print_metrics
-from medkit.cli.options import HERE, DeviceOption, JsonOption, ThreadsOption, WorkspaceOption
+from medkit.cli.options import (
+    HERE,
+    DeviceOption,
+    JsonOption,
+    LabelOption,
+    RunArgument,
+    SetArgument,
+    ThreadsOption,
+    WorkspaceOption,
+)
 from medkit.cli.terminal import print_json, print_table, say, show_progress
 from medkit.workspace import Workspace
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a finished run.")],
-    set_name: Annotated[str, typer.Argument(metavar="SET", help="Name of a set.")],
-    label: Annotated[str, typer.Option("--label", help="Name of a label of the catalog.")],
+    run: RunArgument,
+    set_name: SetArgument,
+    label: LabelOption,
     name: Annotated[str | None, typer.Option("--name", help="Of the evaluation.")] = None,
     allow_overlap: Annotated[
         bool,

@@ -35,4 +35,19 @@ ThreadsOption = Annotated[
     ),
 ]
 
+SetArgument = Annotated[str, typer.Argument(metavar="SET", help="Name of a set.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a finished run.")]
+LabelOption = Annotated[str, typer.Option("--label", help="Name of a label of the catalog.")]
+
+# What decides which folds there are: equal for audit and train, or they would not meet.
+FoldsOption = Annotated[int, typer.Option("--folds", min=2, help="Parts of the persons.")]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option("--classes", help="Use these alone: commas between, quoted as in CSV."),
+]
+MinPersonsOption = Annotated[
+    int | None,
+    typer.Option("--min-persons", min=1, help="Set aside classes with fewer persons."),
+]
+
 HERE = Path()

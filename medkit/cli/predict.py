@@ -7,14 +7,22 @@ from typing import Annotated
 
 import typer
 
-from medkit.cli.options import HERE, DeviceOption, JsonOption, ThreadsOption, WorkspaceOption
+from medkit.cli.options import (
+    HERE,
+    DeviceOption,
+    JsonOption,
+    RunArgument,
+    SetArgument,
+    ThreadsOption,
+    WorkspaceOption,
+)
 from medkit.cli.terminal import print_json, say, show_progress
 from medkit.workspace import Workspace
 
 
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a finished run.")],
-    set_name: Annotated[str, typer.Argument(metavar="SET", help="Name of a set.")],
+    run: RunArgument,
+    set_name: SetArgument,
     name: Annotated[str | None, typer.Option("--name", help="Of the evaluation.")] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,

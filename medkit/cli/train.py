@@ -16,9 +16,14 @@ import typer
 from medkit.cli.metrics import print_metrics
 from medkit.cli.options import (
     HERE,
+    ClassesOption,
     DeviceOption,
+    FoldsOption,
     JsonOption,
+    LabelOption,
+    MinPersonsOption,
     SeedOption,
+    SetArgument,
     ThreadsOption,
     WorkspaceOption,
 )
@@ -30,13 +35,13 @@ if TYPE_CHECKING:
 
 
 def train(
-    set_name: Annotated[str, typer.Argument(metavar="SET", help="Name of a set.")],
+    set_name: SetArgument,
     plugins: Annotated[
         list[str],
         typer.Option("--plugin", help="A trainer: see 'medkit plugins list'. May be repeated."),
     ],
-    label: Annotated[str, typer.Option("--label", help="Name of a label of the catalog.")],
-    folds: Annotated[int, typer.Option("--folds", min=2, help="Parts of the persons.")] = 5,
+    label: LabelOption,
+    folds: FoldsOption = 5,
     seed: SeedOption = 0,
     options: Annotated[
         list[str] | None,
@@ -46,14 +51,8 @@ def train(
             help="Of the trainers, or PLUGIN.KEY=VALUE of one: 'medkit plugins show'.",
         ),
     ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option("--classes", help="Use these alone: commas between, quoted as in CSV."),
-    ] = None,
-    min_persons: Annotated[
-        int | None,
-        typer.Option("--min-persons", min=1, help="Set aside classes with fewer persons."),
-    ] = None,
+    classes: ClassesOption = None,
+    min_persons: MinPersonsOption = None,
     positive: Annotated[
         str | None, typer.Option("--positive", help="Of two classes, the one to be sensitive to.")
     ] = None,

@@ -9,8 +9,8 @@ tie, differs between machines.
 
 from __future__ import annotations
 
-import math
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
