@@ -5,14 +5,28 @@ Items are small descriptions and results are small tables; pixels never travel t
 
 from __future__ import annotations
 
+import faulthandler
+import math
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from multiprocessing import get_context, parent_process
+from pathlib import Path
+from queue import Full, Queue
 from typing import Any, Generic, TypeVar
 
 from medkit.errors import UsageError
@@ -36,9 +50,12 @@ class Died:
     ----------
     detail : str
         What is known of the end.
+    late : bool
+        It was ended because it took too long.
     """
 
     detail: str
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,7 @@ def map_items(
     *,
     engine: str = "local",
     workers: int | None = None,
+    limit: Callable[[Item], float] | None = None,
 ) -> Iterator[Outcome[Item, Result]]:
     """Apply a function to each item and yield the outcomes as they finish, in any order.
 
@@ -73,11 +91,15 @@ def map_items(
         Importable by name. What it raises ends the whole map: errors of one item belong in its
         result.
     items : iterable
-        Taken lazily: only a few more than there are workers are in hand at a time.
+        Taken lazily: only a few more than there are workers are in hand at a time. No process
+        is started before there is one.
     engine : str
         ``"local"`` for processes here, ``"dask://host:port"`` for the workers of a Dask cluster.
     workers : int, optional
         Processes to use here; by default the processors at hand. ``0`` runs in this process.
+    limit : callable, optional
+        Importable by name; the seconds that an item may take in a process here, before that
+        process is ended. Dask has workers of its own, which nothing here may end.
 
     Yields
     ------
@@ -90,19 +112,22 @@ def map_items(
         for item in items:
             yield Outcome(item, function(item))
     else:
-        yield from _map_local(function, iter(items), count_workers(workers))
+        call = partial(_call_in_time, function, limit) if limit else function
+        yield from _map_local(call, iter(items), count_workers(workers), limit)
 
 
 def _map_local(
-    function: Callable[[Item], Result], items: Iterator[Item], workers: int
+    function: Callable[[Item], Result],
+    items: Iterator[Item],
+    workers: int,
+    limit: Callable[[Item], float] | None,
 ) -> Iterator[Outcome[Item, Result]]:
-    broken = True
-    while broken:
+    for first in items:  # a pool is opened only for those there are
         suspects: list[Item] = []
-        broken = yield from _map_until_broken(function, items, workers, suspects)
+        yield from _map_until_broken(function, chain([first], items), workers, suspects)
         # One of these ended the pool; each is tried again alone, so that only the guilty one dies.
         for item in suspects:
-            yield Outcome(item, _call_alone(function, item))
+            yield Outcome(item, _call_alone(function, item, limit))
 
 
 def _map_until_broken(
@@ -110,8 +135,8 @@ def _map_until_broken(
     items: Iterator[Item],
     workers: int,
     suspects: list[Item],
-) -> Generator[Outcome[Item, Result], None, bool]:
-    """Yield outcomes; return True, and what was in hand in ``suspects``, when the pool breaks."""
+) -> Iterator[Outcome[Item, Result]]:
+    """Yield outcomes; when the pool breaks, what was in hand goes to ``suspects``."""
     running: dict[Future[Result], Item] = {}
     pool = _open_pool(workers)
     try:
@@ -122,12 +147,11 @@ def _map_until_broken(
                 except BrokenProcessPool:
                     suspects.append(item)
             if not running and not suspects:
-                return False
+                return
             yield from _collect(running, suspects)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     suspects.extend(running.values())
-    return True
 
 
 def _collect(
@@ -143,12 +167,89 @@ def _collect(
             suspects.append(item)
 
 
-def _call_alone(function: Callable[[Item], Result], item: Item) -> Result | Died:
+def _call_alone(
+    function: Callable[[Item], Result], item: Item, limit: Callable[[Item], float] | None
+) -> Result | Died:
     with _open_pool(1) as pool:
+        began = time.monotonic()
         try:
             return pool.submit(function, item).result()
         except BrokenProcessPool as error:
-            return Died(str(error))
+            seconds = limit(item) if limit else math.inf
+            late = time.monotonic() - began >= seconds
+            return Died(f"not done after {seconds:.0f} seconds" if late else str(error), late)
+
+
+def _call_in_time(
+    function: Callable[[Item], Result], limit: Callable[[Item], float], item: Item
+) -> Result:
+    """Call a function, and end this process when it takes too long.
+
+    What hangs may be compiled code that lets no other Python run; faulthandler waits in a thread
+    that needs none.
+    """
+    with Path(os.devnull).open("w") as nowhere:
+        faulthandler.dump_traceback_later(limit(item), exit=True, file=nowhere)
+        try:
+            return function(item)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def map_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Apply a function that releases the GIL to each item, in threads; results keep the order.
+
+    Items are taken lazily, a few more than there are workers; none of these at all means here.
+    """
+    if workers == 0:
+        yield from map(function, items)
+        return
+    running: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                running.append(pool.submit(function, item))
+                while len(running) > workers + 1 or (running and running[0].done()):
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def prefetch(items: Iterable[Item], ahead: int) -> Generator[Item, None, None]:
+    """Yield the same items, which a thread takes, so many ahead at most."""
+    ready: Queue[Item | BaseException | None] = Queue(ahead)
+    stopped = threading.Event()
+
+    def put(item: Item | BaseException | None) -> None:
+        while not stopped.is_set():
+            with suppress(Full):
+                return ready.put(item, timeout=0.1)
+
+    def run() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # it is raised where the items are used
+            put(error)
+
+    thread = threading.Thread(target=run, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def _open_pool(workers: int) -> ProcessPoolExecutor:

@@ -3,6 +3,7 @@
     MedkitError
     ├── UsageError         what was asked cannot be done as asked (exit code 2)
     ├── WorkspaceError     the workspace is locked, missing, damaged or of another version
+    │   └── DiskFullError  there is no room for what was being written
     ├── SourceError        fetching: a descriptor, a download, an archive
     ├── CatalogError       the catalog, its labels or its persons
     ├── CodedError         one thing of many that is set aside, counted by its code
@@ -38,6 +39,10 @@ class UsageError(MedkitError):
 
 class WorkspaceError(MedkitError):
     """The workspace is locked, missing, damaged or of another version."""
+
+
+class DiskFullError(WorkspaceError):
+    """There is no room for what was being written; nothing that stood before is lost."""
 
 
 class SourceError(MedkitError):

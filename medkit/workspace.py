@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medkit.errors import UsageError, WorkspaceError
+from medkit.errors import DiskFullError, UsageError, WorkspaceError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Windows keeps these for devices, with any suffix; what is written must survive a move there.
 RESERVED = re.compile(
@@ -99,7 +101,14 @@ class Workspace:
         ------
         WorkspaceError
             If another process holds it; the message names that process.
+        DiskFullError
+            If there is no room for what is written meanwhile.
         """
+        with name_full_disk(self.root), self._hold():
+            yield
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
         import filelock
 
         self.root.mkdir(parents=True, exist_ok=True)
@@ -119,6 +128,27 @@ class Workspace:
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+
+@contextmanager
+def name_full_disk(folder: Path) -> Iterator[None]:
+    """Raise a DiskFullError where the system says that a disk is full.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = error.filename or folder
+        raise DiskFullError(
+            f"there is no room left for {where}; make room on its disk and give the same command "
+            "again, which goes on from here"
+        ) from error
 
 
 def check_name(name: str) -> str:
@@ -155,15 +185,21 @@ def write_beside(path: Path) -> Iterator[Path]:
 
 def move_into_place(beside: Path, path: Path) -> None:
     """Sync a finished file, rename it to its final name, and sync the folder."""
-    with beside.open("rb+") as handle:
-        os.fsync(handle.fileno())
+    sync(beside)
     beside.replace(path)
-    if os.name == "posix":  # Windows cannot open a folder to sync it
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's content, or the names in a folder, are on the disk."""
+    folder = path.is_dir()
+    if folder and os.name != "posix":  # Windows cannot open a folder to sync it
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:

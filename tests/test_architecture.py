@@ -33,7 +33,9 @@ RANK = {place: rank for rank, places in enumerate(ORDER) for place in places}
 
 HOMES = {
     "pluggy": {"plugins", "hookspecs"},
-    "duckdb": {"catalog/store"},
+    "duckdb": {"catalog/database"},
+    "numba": {"catalog/compiled"},
+    "fsspec": {"sources/drivers"},
     "tensorstore": {"images/arrays"},
     "zarr": set[str](),
     "distributed": {"engine"},
@@ -48,7 +50,9 @@ HOMES = {
 
 # Imported by no module of medkit while it is itself imported.
 INSIDE_FUNCTIONS = {"tensorflow", "keras", "torch", "SimpleITK", "sklearn", "matplotlib"}
-HEAVY = INSIDE_FUNCTIONS | {"pandas", "pydicom", "zarr", "numpy", "duckdb", "pyarrow"}
+HEAVY = INSIDE_FUNCTIONS | {
+    "pandas", "pydicom", "zarr", "numpy", "numba", "duckdb", "pyarrow", "fsspec"
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

@@ -30,6 +30,7 @@ def test_a_tree_is_catalogued_shown_and_labelled(
     assert scanned.exit_code == 0, scanned.stderr
     assert "6 files = 6 images + 0 other DICOM" in scanned.stdout
     assert "2 persons" in scanned.stdout
+    assert "transfer syntaxes" in scanned.stdout
 
     again = json.loads(medkit("catalog", "--workers", 0, "--json").stdout)
     assert (again["walked"], again["read"], again["counts"]["image"]) == (6, 0, {"": 6})
@@ -39,15 +40,20 @@ def test_a_tree_is_catalogued_shown_and_labelled(
     rows = json.loads(medkit("show", "persons", "--json").stdout)
     assert sorted(row["patient_ids"] for row in rows) == [["P000"], ["P001"]]
     sql = "SELECT Modality, count(*) AS n, NULL AS nothing FROM images GROUP BY ALL ORDER BY 1"
-    answer = json.loads(medkit("show", "--sql", sql, "--json").stdout)
+    answer = json.loads(medkit("query", sql, "--json").stdout)
     assert answer == [
         {"Modality": "CT", "n": 3, "nothing": None},
         {"Modality": "MR", "n": 3, "nothing": None},
     ]
 
+    (tmp_path / "images" / "P000" / "0.dcm").unlink()
+    assert json.loads(medkit("catalog", "--workers", 0, "--json").stdout)["vanished"] == 1
+    anew = json.loads(medkit("catalog", "--workers", 0, "--rebuild", "--json").stdout)
+    assert (anew["walked"], anew["read"], anew["quick"], anew["vanished"]) == (5, 5, 5, 0)
+
     labelled = medkit("label", "kind", "--tag", "Modality")
     assert labelled.exit_code == 0, labelled.stderr
-    assert "6 images labelled, 0 not" in labelled.stdout
+    assert "5 images labelled, 0 not" in labelled.stdout
     assert "labels" in medkit("show").stdout
 
 
@@ -56,7 +62,7 @@ def test_a_tree_is_catalogued_shown_and_labelled(
     [
         (("catalog",), "nothing to scan"),
         (("catalog", "missing"), "no folder"),
-        (("show", "--sql", "SELECT"), "run 'medkit catalog' first"),
+        (("query", "SELECT"), "run 'medkit catalog' first"),
         (("label", "x"), "give one of"),
     ],
 )

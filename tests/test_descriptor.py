@@ -12,6 +12,8 @@ from medkit.sources.descriptor import (
     find_folders,
     list_descriptors,
     read_descriptor,
+    read_raw_rules,
+    write_raw_rules,
 )
 from medkit.sources.local import locate_folder
 
@@ -30,6 +32,14 @@ LOCAL = {key: value for key, value in HTTPS.items() if key != "files"} | {
     "path": '"data"',
     "package": '"pydicom"',
     "distribution": '"pydicom"',
+}
+# The keys of a rule for files without a header.
+RAW = {
+    "files": '"*.dat"',
+    "dtype": '"uint16"',
+    "byte_order": '"big"',
+    "shapes": "[[4, 5, 3], [4, 5, 2]]",
+    "spacing": "[1, 1.5, 2]",
 }
 
 
@@ -106,6 +116,54 @@ def test_a_wrong_descriptor_is_refused_by_file_and_key(
     with pytest.raises(SourceError, match=message) as caught:
         read_descriptor(write(tmp_path, keys))
     assert "set.toml" in str(caught.value)
+
+
+def describe_raw_files(**changes: str | None) -> dict[str, str]:
+    stated = {key: value for key, value in (RAW | changes).items() if value is not None}
+    return LOCAL | {
+        "raw": f"[{{{', '.join(f'{key} = {value}' for key, value in stated.items())}}}]"
+    }
+
+
+def test_rules_for_raw_files_are_read_and_written_down(tmp_path: Path) -> None:
+    keys = describe_raw_files(offset="7", orientation="[1, 0, 0, 0, 0, -1]")
+    (rule,) = rules = read_descriptor(write(tmp_path, keys)).raw
+    assert (rule.shapes, rule.spacing) == (((4, 5, 3), (4, 5, 2)), (1, 1.5, 2))
+    assert (rule.offset, rule.orientation) == (7, (1, 0, 0, 0, 0, -1))
+    assert read_raw_rules(write_raw_rules(rules), "the journal") == rules
+    plain = read_descriptor(write(tmp_path, describe_raw_files())).raw
+    assert read_raw_rules(write_raw_rules(plain), "the journal") == plain
+    with pytest.raises(SourceError, match="the journal: dtype is 'x'"):
+        read_raw_rules([{**write_raw_rules(rules)[0], "dtype": "x"}], "the journal")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spacing": None}, r"raw\[0\]: spacing missing"),
+        ({"spacing": "[1, 1]"}, "spacing is .* three numbers of mm above 0"),
+        ({"spacing": "[1, 1, 0]"}, "spacing is .* above 0"),
+        ({"spacing": "[1, 1, nan]"}, "spacing is .* above 0"),
+        ({"spacing": "[1, 1, true]"}, "spacing is .* a list of numbers"),
+        ({"dtype": '"uint64"'}, "dtype is 'uint64'; it must be one of uint8"),
+        ({"byte_order": None}, "byte_order is ''; it must be 'little' or 'big'"),
+        ({"shapes": "[]"}, "shapes is"),
+        ({"shapes": "[[4, 5]]"}, "columns, rows, slices"),
+        ({"shapes": "[[4, 5, 0]]"}, "columns, rows, slices"),
+        ({"shapes": "[[4, 5, 3], [5, 4, 3]]"}, "the size must decide"),
+        ({"shapes": "[4, 5, 3]"}, "a list of lists of whole numbers"),
+        ({"orientation": "[1, 0, 0]"}, "six direction cosines"),
+        ({"orientation": "[1, 0, 0, 1, 0, 0]"}, "at right angles"),
+        ({"offset": "-1"}, "offset is -1; it must be a whole number above 0"),
+        ({"files": '""'}, "files is ''; it must be a pattern"),
+        ({"order": '"xyz"'}, "unknown key 'order'"),
+    ],
+)
+def test_a_wrong_rule_for_raw_files_is_refused(
+    changes: dict[str, str | None], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        read_descriptor(write(tmp_path, describe_raw_files(**changes)))
 
 
 def test_descriptors_lie_in_the_package_or_beside_it(tmp_path: Path) -> None:

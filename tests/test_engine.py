@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from medkit.engine import Died, Outcome, map_items
+from medkit import engine
+from medkit.engine import Died, Outcome, map_items, map_threads, prefetch
 from medkit.errors import UsageError
 
 
@@ -27,6 +30,16 @@ def die_at_three(number: int) -> int:
 
 def fail(number: int) -> int:
     raise RuntimeError(f"a fault in the program, at {number}")
+
+
+def hang_at_three(number: int) -> int:
+    if number == 3:
+        re.fullmatch("(a+)+b", "a" * 64)  # compiled code, which lets no other thread run
+    return number
+
+
+def allow_three_seconds(number: int) -> float:
+    return 3
 
 
 def by_item(outcomes: list[Outcome[int, int]]) -> dict[int, int | Died]:
@@ -48,6 +61,64 @@ def test_only_the_item_that_kills_its_process_dies() -> None:
     found = by_item(list(map_items(die_at_three, range(12), workers=2)))
     assert isinstance(found.pop(3), Died)
     assert found == {number: number for number in range(12) if number != 3}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process ends as POSIX has it")
+def test_only_the_item_that_hangs_is_ended() -> None:
+    items = map_items(hang_at_three, [1, 3], workers=1, limit=allow_three_seconds)
+    found = by_item(list(items))
+    assert found == {1: 1, 3: Died("not done after 3 seconds", late=True)}
+
+
+def test_no_process_is_started_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_open_pool", lambda workers: pytest.fail("a pool was opened"))
+    assert list(map_items(square, iter(()), workers=2)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_threads_keep_the_order_and_take_items_lazily(workers: int) -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    results = map_threads(square, items(), workers)
+    assert next(results) == 0
+    assert len(taken) <= workers + 2
+    assert list(results) == [number * number for number in range(1, 50)]
+
+
+def test_a_fault_in_a_thread_is_raised() -> None:
+    with pytest.raises(RuntimeError, match="at 0"):
+        list(map_threads(fail, range(3), 2))
+
+
+def test_what_is_prefetched_comes_in_order_and_ends_with_who_takes_it() -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    assert list(prefetch(items(), 2)) == taken == list(range(100))
+    taken.clear()
+    some = prefetch(items(), 2)
+    assert next(some) == 0
+    some.close()
+    assert len(taken) <= 5
+    assert not [one for one in threading.enumerate() if one.name == "prefetch"]
+
+
+def test_a_fault_while_prefetching_is_raised_where_it_is_used() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("a fault in the program")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        list(prefetch(items(), 2))
 
 
 def test_a_fault_in_the_function_is_raised() -> None:
@@ -74,15 +145,15 @@ def test_dask_workers_give_the_same_outcomes() -> None:
     with distributed.LocalCluster(
         n_workers=1, processes=False, host="127.0.0.1", protocol="tcp://", dashboard_address=None
     ) as cluster:
-        engine = cluster.scheduler_address.replace("tcp://", "dask://")
-        found = by_item(list(map_items(square, range(9), engine=engine)))
+        address = cluster.scheduler_address.replace("tcp://", "dask://")
+        found = by_item(list(map_items(square, range(9), engine=address)))
     assert found == {number: number * number for number in range(9)}
 
 
-@pytest.mark.parametrize("engine", ["slurm", "dask://", "dask"])
-def test_an_unknown_engine_is_a_usage_error(engine: str) -> None:
+@pytest.mark.parametrize("name", ["slurm", "dask://", "dask"])
+def test_an_unknown_engine_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match="dask://host:8786"):
-        list(map_items(square, [1], engine=engine))
+        list(map_items(square, [1], engine=name))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="ends a process by a POSIX signal")

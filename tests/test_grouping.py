@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medkit.catalog import duplicates
 from medkit.catalog.identity import compile_person_regex
 from medkit.catalog.scan import Root, scan
 from medkit.catalog.store import Catalog
@@ -81,6 +83,13 @@ def test_a_volume_is_ordered_by_position_not_by_number(tree: Tree) -> None:
     assert catalog.table("series")["volumes"].tolist() == [1]
 
 
+def test_a_volumes_name_depends_on_its_series_alone(tree: Tree) -> None:
+    tree.stack("ct", [0.0, 1.0])
+    (name,) = slices(tree.scan())
+    tree.stack("before", [0.0], StudyInstanceUID="0.1", SeriesInstanceUID="0.2", PatientID="Q")
+    assert name in slices(tree.scan())
+
+
 def test_a_missing_slice_is_not_uniform(tree: Tree) -> None:
     tree.stack("ct", [0.0, 1.0, 3.0])
     volumes = tree.scan().table("volumes")
@@ -103,6 +112,8 @@ def test_a_scout_is_in_no_volume(tree: Tree) -> None:
         {"ImageType": ["DERIVED", "SECONDARY", "MPR"]},
         {"FrameOfReferenceUID": make_uid("other")},
         {"EchoTime": 80.0},
+        {"TemporalPositionIdentifier": 2},
+        {"PatientID": "Q"},
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"},
         {"pixels": np.zeros((4, 4), np.uint16)},
     ],
@@ -124,6 +135,49 @@ def test_tolerances_keep_rounded_headers_together(tree: Tree) -> None:
     volumes = tree.scan().table("volumes")
     assert volumes["slices"].tolist() == [3]
     assert volumes["single_orientation"].tolist() == [False]
+
+
+def test_a_mosaic_is_in_no_volume_and_is_told(tree: Tree) -> None:
+    tree.stack("epi", [0.0, 0.0], ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    tree.stack("ct", [0.0, 1.0])
+    catalog = tree.scan()
+    assert volume_sizes(catalog) == [2]
+    files = catalog.table("files").set_index("file")["path"]
+    problems = catalog.table("problems")
+    assert sorted(files[problems["file"]]) == ["epi/0.dcm", "epi/1.dcm"]
+    assert set(problems["code"]) == {"mosaic"}
+    assert len(catalog.select()) == 4
+
+
+def test_three_planes_are_three_volumes(tree: Tree) -> None:
+    planes = {
+        "axial": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        "coronal": [1.0, 0.0, 0.0, 0.0, 0.0, -1.0],
+        "sagittal": [0.0, 1.0, 0.0, 0.0, 0.0, -1.0],
+    }
+    for name, orientation in planes.items():
+        tree.stack(name, [0.0], ImageOrientationPatient=orientation)
+    assert volume_sizes(tree.scan()) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("numbers", [[3, 2, 1], [None, None, None], [1, 1, 1]])
+def test_instance_numbers_that_lie_change_nothing(tree: Tree, numbers: list[int | None]) -> None:
+    for number, position in zip(numbers, [4.0, 0.0, 2.0], strict=True):
+        tree.stack(f"{position:.0f}", [position], InstanceNumber=number)
+    assert [*slices(tree.scan()).values()] == [["0/0.dcm", "2/0.dcm", "4/0.dcm"]]
+
+
+def test_one_series_in_two_folders_is_in_the_order_of_its_paths(tmp_path: Path) -> None:
+    one, other = Tree(tmp_path / "z"), Tree(tmp_path / "a")
+    one.stack("a", [0.0, 1.0], InstanceNumber=None, SeriesDescription="first")
+    other.stack("b", [1.0, 0.0, 2.0], InstanceNumber=None, SeriesDescription="second")
+    scan(tmp_path / "catalog", [Root("s", one.folder), Root("s", other.folder)], workers=0)
+    catalog = Catalog.open(tmp_path / "catalog")
+    assert sorted(slices(catalog).values()) == [
+        ["a/0.dcm", "a/1.dcm", "b/2.dcm"],
+        ["b/1.dcm", "b/0.dcm"],
+    ]
+    assert catalog.table("series")["SeriesDescription"].tolist() == ["first"]
 
 
 @pytest.mark.parametrize("keyword", ["AcquisitionNumber", "TriggerTime"])
@@ -216,6 +270,34 @@ def test_one_uid_with_other_pixels_is_a_conflict(tree: Tree) -> None:
     assert catalog.table("problems")["code"].tolist() == ["duplicate-uid"] * 2
     again = tree.scan()
     assert again.snapshot == catalog.snapshot
+
+
+def test_pixels_are_hashed_once(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+
+    def count(place: duplicates.PixelPlace) -> str | None:
+        hashed.append(place.path)
+        return real(place)
+
+    real = duplicates.hash_pixels
+    monkeypatch.setattr(duplicates, "hash_pixels", count)
+    path = tree.add("a.dcm")
+    shutil.copy(path, tree.folder / "b.dcm")
+    tree.scan()
+    assert sorted(hashed) == ["a.dcm", "b.dcm"]
+    shutil.copy(path, tree.folder / "c.dcm")
+    tree.add("other.dcm", PIXELS + 1)
+    instances = tree.scan().table("instances")
+    assert sorted(hashed) == ["a.dcm", "b.dcm", "c.dcm"]
+    assert instances["duplicate"].eq("alias").sum() == 2
+    assert instances["pixels_sha256"].notna().sum() == 3
+
+
+def test_copies_in_an_archive_are_aliases_too(tree: Tree) -> None:
+    path = tree.add("b.dcm")
+    with zipfile.ZipFile(tree.folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, "x/b.dcm")
+    assert tree.scan().select()["path"].tolist() == ["a.zip!x/b.dcm"]
 
 
 def test_when_the_first_vanishes_its_copy_stands_for_it(tree: Tree) -> None:

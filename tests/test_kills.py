@@ -61,7 +61,10 @@ def kill_at(workspace: Path, command: list[str], seconds: float) -> bool:
 TRAIN = ["train", "set", "--label", "modality", "--threads", "1", "--name", "run", "-p", "size=32"]
 
 STAGES = {
-    "catalog": (["catalog", "{images}"], ["catalog/CURRENT", "catalog/snapshots/**/*"]),
+    "catalog": (
+        ["catalog", "{images}"],
+        ["catalog/CURRENT", "catalog/snapshots/**/*", "catalog/segments/**/*"],
+    ),
     "normalise": (["normalise", "set", "--size", "128"], ["sets/set/**/*"]),
     "train": (
         [*TRAIN, "--plugin", "softmax", "--folds", "3"],

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medkit.catalog.database import Database
 from medkit.catalog.journal import read_journal
 from medkit.catalog.labels import ImageRule, Labelled, TableRule, choose_rule, label_images
-from medkit.catalog.paths import PathIndex
+from medkit.catalog.paths import find_paths
 from medkit.catalog.scan import Root, scan
 from medkit.catalog.store import Catalog
 from medkit.errors import CatalogError, UsageError
@@ -172,6 +174,15 @@ def test_labels_add_up_until_they_contradict(clinic: Clinic) -> None:
         clinic.label("PatientID,label\nP000,ill\n")
     assert clinic.label("PatientID,label\nP000,ill\n", replace=True).values == {"ill": 3}
     assert len(clinic.values()) == 3
+
+
+def test_forgotten_labels_stay_forgotten(own_clinic: Clinic) -> None:
+    own_clinic.label("PatientID,label\nP000,well\n")
+    own_clinic.label("PatientID,label\nP001,ill\n", replace=True)
+    own_clinic.label("PatientID,label\nP002,ill\n")
+    write_dicom(own_clinic.images / "new.dcm", PIXELS, PatientID="P000")
+    own_clinic.scan()
+    assert {path[:4] for path in own_clinic.values()} == {"P001", "P002"}
 
 
 def test_labels_survive_a_scan_and_reach_new_files(own_clinic: Clinic) -> None:
@@ -365,21 +376,38 @@ def test_an_option_that_would_be_passed_over_is_refused(given: dict[str, Any]) -
         choose_rule(**NO_RULE | given)
 
 
-@given(st.lists(st.text("ab/", min_size=1, max_size=6), min_size=1, max_size=6))
-def test_every_path_finds_itself(paths: list[str]) -> None:
-    places = {("s", path) for path in paths if path.strip("/")}
-    index = PathIndex(places)
-    for place in places:
-        assert place in index.find(place[1])
+def find(places: set[tuple[str, str]], paths: list[tuple[str, str | None]]) -> list[Any]:
+    """How many files each path may mean, and which one that is."""
+    columns = zip(*sorted(places), strict=True) if places else ([], [])
+    with Database.open({}) as database:
+        arrays = [pa.array(column, pa.string()) for column in columns]
+        database.register("labellable", pa.table(arrays, names=["source", "path"]))
+        found = find_paths(database, *map(list, zip(*paths, strict=True)))
+    return [(row["files"], (row["source"], row["path"])) for row in found.to_pylist()]
 
 
-@given(
-    st.lists(st.text("ab/", min_size=1, max_size=6), min_size=1, max_size=8),
-    st.text("ab/", max_size=8),
-    st.sampled_from([None, "s", "t"]),
+tree = st.sets(
+    st.tuples(st.sampled_from("st"), st.text("ab/", min_size=1, max_size=6)).filter(
+        lambda place: bool(place[1].strip("/"))
+    ),
+    max_size=8,
 )
-def test_a_path_means_what_ends_alike(paths: list[str], wanted: str, source: str | None) -> None:
-    places = {("st"[len(path) % 2], path) for path in paths if path.strip("/")}
+
+
+@settings(max_examples=50)
+@given(tree, st.lists(st.tuples(st.text("ab/\\", max_size=8), st.sampled_from([None, "s", "t"])),
+                      min_size=1, max_size=6))  # fmt: skip
+def test_a_path_means_what_ends_alike(
+    places: set[tuple[str, str]], paths: list[tuple[str, str | None]]
+) -> None:
+    for (wanted, source), found in zip(paths, find(places, paths), strict=True):
+        expected = mean(places, wanted.replace("\\", "/"), source)
+        assert found[0] == len(expected)
+        assert not expected or found[1] == expected[0]
+
+
+def mean(places: set[tuple[str, str]], wanted: str, source: str | None) -> list[tuple[str, str]]:
+    """The files that a path may mean, looking at one after the other."""
     own = sorted(place for place in places if source in (None, place[0]))
     parts = [part for part in wanted.split("/") if part]
 
@@ -397,5 +425,15 @@ def test_a_path_means_what_ends_alike(paths: list[str], wanted: str, source: str
         ],
         named,
     )
-    expected = next((step for step in steps if step), [])
-    assert PathIndex(places).find(wanted, source) == expected
+    if len(named) < 2 or len(parts) == 1:
+        steps = (steps[0], named)
+    return next((step for step in steps if step), [])
+
+
+@settings(max_examples=30)
+@given(tree.filter(bool))
+def test_every_path_finds_itself(places: set[tuple[str, str]]) -> None:
+    paths: list[tuple[str, str | None]] = [(path, source) for source, path in sorted(places)]
+    for place, (files, found) in zip(sorted(places), find(places, paths), strict=True):
+        assert files > 1 or found == place
+        assert files >= 1

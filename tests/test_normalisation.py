@@ -201,20 +201,26 @@ def test_files_that_changed_or_went_since_they_were_catalogued_are_named(tmp_pat
     }
 
 
-def test_pictures_land_and_volumes_are_left_out(tmp_path: Path) -> None:
+def test_pictures_and_slices_of_volumes_land(tmp_path: Path) -> None:
     import SimpleITK
 
     tree = tmp_path / "tree"
     tree.mkdir()
     Image.fromarray(NOISE[:8, :8]).save(tree / "p_1.png")
-    volume = SimpleITK.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
-    SimpleITK.WriteImage(volume, tree / "v.nii")
+    slices = NOISE[:16, :8].astype(np.int16).reshape(2, 8, 8) - 2048
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(slices), tree / "v.nii")
+    complex_numbers = SimpleITK.GetImageFromArray(np.zeros((2, 3, 4), np.complex64))
+    SimpleITK.WriteImage(complex_numbers, tree / "w.nii")
     scan(tmp_path / "catalog", [Root("local", tree, person_regex=r"p_\d")], workers=0)
     catalog = Catalog.open(tmp_path / "catalog")
     summary = normalise(catalog, tmp_path / "a", Recipe(size=(8, 8)), workers=0)
-    assert (summary.landed, summary.left_out) == (1, {"not-2d": 1})
+    assert (summary.landed, summary.left_out) == (3, {"not-2d": 1})
     images = ImageSet.open(tmp_path / "a").images()
-    np.testing.assert_array_equal(images.codes(0), NOISE[:8, :8])
+    landed = {path: index for index, path in enumerate(images.table["path"])}
+    np.testing.assert_array_equal(images.codes(landed["p_1.png"]), NOISE[:8, :8])
+    second = landed["v.nii"]
+    real = images.codes(second) + images.table["intercept"][second]
+    np.testing.assert_array_equal(real, slices[1])
 
 
 def test_persons_who_share_a_picture_are_one_split_group(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from medkit.catalog.pictures import read_picture
+from medkit.catalog.triage import HEAD, recognise
 from medkit.errors import PixelError
 from medkit.images.decoding import Decoded
 from medkit.images.pictures import decode_picture
@@ -89,6 +91,18 @@ def test_pixels_are_pillows(name: str, tmp_path: Path) -> None:
     assert frame.values.ndim == (3 if channels == "3" else 2)
     assert np.can_cast(frame.values.dtype, kind)
     assert frame.lossy == (form == "jpeg")
+
+
+@pytest.mark.parametrize("name", sorted(PICTURES))
+def test_the_catalog_knows_depth_and_colours(name: str) -> None:
+    picture, form = PICTURES[name], name.split()[0]
+    data, row = make(picture, form)
+    assert recognise(data[:HEAD], len(data)) == form
+    values = read_picture(io.BytesIO(data), form).values
+    assert values is not None
+    assert picture.mode == "P" or values["BitsStored"] == row["BitsStored"]  # few colours, few bits
+    for key in ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"):
+        assert values[key] == row[key], key
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -423,7 +423,7 @@ def test_the_header_alone_names_the_array(array: str, changes: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("code", "row"),
     [
-        ("format-not-supported", {"format": "nifti"}),
+        ("format-not-supported", {"format": "dicom-web"}),
         ("photometric", {"format": "tiff", "PhotometricInterpretation": "CIELAB"}),
         (
             "bits",

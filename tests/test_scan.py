@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medkit.catalog import scan as scanning
-from medkit.catalog import triage
+from medkit.catalog import folders, inspection, reading, segments, triage, walking
+from medkit.catalog.entries import Entries
+from medkit.catalog.labels import ImageRule, label_images
 from medkit.catalog.roots import choose_roots
 from medkit.catalog.scan import Root, Summary, scan
 from medkit.catalog.store import Catalog
 from medkit.engine import Died, Outcome
-from medkit.errors import UsageError
+from medkit.errors import DiskFullError, MedkitError, UsageError
 from medkit.sources.fetching import fetch
 from medkit.sources.targets import describe_target
 from medkit.testing import write_cohort, write_dicom
@@ -46,6 +52,23 @@ def tree(tmp_path: Path) -> Path:
 
 def run(tree: Path, source: str = "s", **options: Any) -> Summary:
     return scan(tree.parent / "catalog", [Root(source, tree)], **{"workers": 0} | options)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is a segment of its own."""
+    monkeypatch.setattr(segments, "BOUNDARY", "")
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is plain enough for the quick road."""
+
+    def leave(entries: Entries, keep: bool) -> tuple[segments.Tables, list[int]]:
+        told = inspection.inspect_findings(entries, dict(entries.findings))
+        return told, [row for row in range(len(entries)) if row not in entries.findings]
+
+    monkeypatch.setattr(reading, "inspect_quickly", leave)
 
 
 def kinds(tree: Path) -> dict[str, tuple[str, str | None]]:
@@ -112,14 +135,33 @@ def test_the_sum_is_right_for_any_tree(
     assert again.read == 0
 
 
-def test_the_number_of_workers_changes_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning, "_BATCH", 2)
+@pytest.mark.usefixtures("short")
+def test_the_number_of_workers_changes_nothing(tree: Path) -> None:
     write_zip(tree / "z.zip", {"a.png": PNG})
     snapshots = set()
     for workers in (0, 2):
         shutil.rmtree(tree.parent / "catalog", ignore_errors=True)
         snapshots.add(run(tree, workers=workers).snapshot)
     assert len(snapshots) == 1
+
+
+@pytest.mark.usefixtures("short")
+def test_a_dask_cluster_gives_the_same_bytes(tree: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    write_zip(tree / "z.zip", {"a.png": PNG})
+    (tree / "empty.dcm").touch()
+    catalog = tree.parent / "catalog"
+    found = []
+    with distributed.LocalCluster(
+        n_workers=2, processes=False, host="127.0.0.1", protocol="tcp://", dashboard_address=None
+    ) as cluster:
+        for engine in ("local", cluster.scheduler_address.replace("tcp://", "dask://")):
+            shutil.rmtree(catalog, ignore_errors=True)
+            summary = run(tree, engine=engine)
+            assert (summary.read, summary.quick, summary.slow) == (11, 10, 1)
+            paths = (path for path in catalog.rglob("*") if path.is_file())
+            found.append({path: path.read_bytes() for path in paths})
+    assert found[0] == found[1]
 
 
 def test_only_what_changed_is_read_again(tree: Path) -> None:
@@ -249,36 +291,42 @@ def test_links_pipes_and_strange_names_are_counted(tree: Path) -> None:
     assert found["\\xff.dcm"] == ("problem", "name-not-text")
 
 
+@pytest.mark.usefixtures("slow")
 def test_what_cannot_be_opened_is_tried_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_open = Path.open
+    open_file = inspection.open_file
 
-    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
-        if path.name == "0.dcm":
+    def refuse(root: str, path: str, *more: Any) -> Any:
+        if path.endswith("0.dcm"):
             raise PermissionError(13, "Permission denied")
-        return real_open(path, *arguments, **options)
+        return open_file(root, path, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", refuse)
-        assert run(tree).counts["problem"] == {"unreadable": 3}
+        patch.setattr(inspection, "open_file", refuse)
+        first = run(tree)
+        assert first.counts["problem"] == {"unreadable": 3}
+        again = run(tree)
+        assert (again.read, again.snapshot) == (3, first.snapshot)
     summary = run(tree)
     assert summary.counts["problem"] == {}
     assert summary.read == 3
+    shutil.rmtree(tree.parent / "catalog")
+    assert run(tree).snapshot == summary.snapshot
 
 
 def test_a_folder_that_cannot_be_listed_is_a_problem(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_scandir = os.scandir
+    list_folder = folders.list_folder
 
-    def refuse(path: Any) -> Any:
+    def refuse(path: str) -> folders.Listing:
         if path == str(tree / "P001"):
             raise PermissionError(13, "Permission denied")
-        return real_scandir(path)
+        return list_folder(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", refuse)
+        patch.setattr(walking, "list_folder", refuse)
         summary = run(tree)
-    assert kinds(tree)["P001"] == ("problem", "unreadable")
+    assert kinds(tree)["P001/"] == ("problem", "unreadable")
     assert summary.walked == total(summary) == 7
 
 
@@ -343,28 +391,27 @@ def stop_after(files: int) -> Callable[[int, int | None, str], None]:
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(files=st.integers(1, 9))
-def test_a_scan_that_was_stopped_goes_on(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, files: int
-) -> None:
-    monkeypatch.setattr(scanning, "_BATCH", 1)
+@pytest.mark.usefixtures("short")
+def test_a_scan_that_was_stopped_goes_on(tree: Path, files: int) -> None:
     shutil.rmtree(tree.parent / "catalog", ignore_errors=True)
     whole = run(tree).snapshot
     shutil.rmtree(tree.parent / "catalog")
     with pytest.raises(KeyboardInterrupt):
         run(tree, progress=stop_after(files))
     rest = run(tree)
-    assert rest.read == 9 - (files - 1)
+    assert rest.read == 9 - files
     assert rest.snapshot == whole
     assert not (tree.parent / "catalog" / "partial").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="ends a process by a POSIX signal")
+@pytest.mark.usefixtures("short")
 def test_a_scan_that_was_killed_ends_with_the_same_tables(tree: Path) -> None:
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from medkit.catalog import scan\n"
-        "scan._BATCH = 1\n"
+        "from medkit.catalog import scan, segments\n"
+        "segments.BOUNDARY = ''\n"
         "root = scan.Root('s', Path(sys.argv[1]))\n"
         "scan.scan(Path(sys.argv[2]), [root], workers=0, progress=lambda *_: time.sleep(0.2))\n"
     )
@@ -373,7 +420,7 @@ def test_a_scan_that_was_killed_ends_with_the_same_tables(tree: Path) -> None:
     shutil.rmtree(catalog)
     with subprocess.Popen([sys.executable, "-c", script, str(tree), str(catalog)]) as process:
         until = time.monotonic() + 60
-        while time.monotonic() < until and len(list(catalog.glob("partial/*.arrow"))) < 2:
+        while time.monotonic() < until and len(list(catalog.glob("segments/*/*.json"))) < 2:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not (catalog / "CURRENT").exists()
@@ -382,22 +429,31 @@ def test_a_scan_that_was_killed_ends_with_the_same_tables(tree: Path) -> None:
     assert rest.snapshot == whole
 
 
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("late", [False, True])
 def test_only_the_file_that_kills_its_reader_is_set_aside(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
+    tree: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    def map_items(function: Any, batches: list[Any], **options: Any) -> Iterator[Any]:
-        for batch in batches:
-            deadly = any(entry.path == "P001/1.dcm" for entry in batch)
-            yield Outcome(batch, Died("ended by a signal") if deadly else function(batch))
+    tried: list[int] = []
 
+    def map_items(function: Any, batches: Iterator[Entries], **options: Any) -> Iterator[Any]:
+        for batch in batches:
+            tried.append(len(batch))
+            deadly = "P001/1.dcm" in batch.paths
+            yield Outcome(batch, Died("ended by a signal", late) if deadly else function(batch))
+
+    code = "reader-timeout" if late else "reader-died"
     with monkeypatch.context() as patch:
-        patch.setattr(scanning, "map_items", map_items)
-        patch.setattr(scanning, "_BATCH", 4)
+        patch.setattr(reading, "map_items", map_items)
+        patch.setattr(reading, "_PARTS", 2)
         summary = run(tree)
-    assert summary.counts["problem"] == {"reader-died": 1}
-    assert kinds(tree)["P001/1.dcm"] == ("problem", "reader-died")
+    assert tried[0] == 9
+    assert len(tried) < 9
+    assert summary.counts["problem"] == {code: 1}
+    assert kinds(tree)["P001/1.dcm"] == ("problem", code)
     assert summary.walked == total(summary) == 9
-    assert run(tree).counts["problem"] == {}
+    again = run(tree)
+    assert (again.read, again.counts["problem"]) == (1, {})
 
 
 def names_kept(tree: Path) -> bool:
@@ -411,7 +467,7 @@ def test_identifiers_come_and_go_with_the_wish(tree: Path) -> None:
     assert not names_kept(tree)
     assert run(tree, keep_identifiers=True).read == 9
     assert names_kept(tree)
-    assert run(tree).read == 9
+    assert run(tree).read == 0  # what was read without them stands in the snapshot before
     assert not names_kept(tree)
 
 
@@ -447,6 +503,198 @@ def test_roots_are_chosen_and_remembered(workspace: Workspace, tmp_path: Path) -
     scan(workspace.catalog, choose_roots(workspace, []), workers=0)
     persons = Catalog.open(workspace.catalog).table("persons")
     assert sorted(persons["basis"]) == ["PatientID", "person-regex"]
+
+
+@pytest.mark.parametrize("what", ["nothing", "segments", "CURRENT"])
+def test_files_and_journal_give_the_same_catalog_again(tree: Path, what: str) -> None:
+    catalog = tree.parent / "catalog"
+    write_zip(tree / "z.zip", {"a.png": PNG})
+    run(tree)
+    label_images(catalog, "kind", ImageRule("tag", "Modality"))
+    expected = {path: path.read_bytes() for path in catalog.rglob("*.parquet")}
+    before = Catalog.open(catalog)
+    if what == "segments":
+        shutil.rmtree(catalog / "segments")
+        shutil.rmtree(catalog / "snapshots")
+    elif what == "CURRENT":
+        (catalog / "CURRENT").unlink()
+    summary = run(tree, rebuild=True)
+    assert (summary.read, summary.snapshot) == (10, before.snapshot)
+    named = [path for path in expected if path.exists()]
+    assert len(named) >= 12
+    assert all(path.read_bytes() == expected[path] for path in named)
+    assert Catalog.open(catalog).label_names() == ["kind"]
+
+
+def test_what_vanished_is_forgotten_when_all_is_read_again(tree: Path) -> None:
+    run(tree)
+    (tree / "P001" / "1.dcm").unlink()
+    gone = run(tree)
+    fresh = run(tree, rebuild=True)
+    assert (gone.vanished, fresh.vanished, fresh.walked, fresh.read) == (1, 0, 8, 8)
+    assert run(tree).snapshot == fresh.snapshot
+
+
+def test_a_reader_is_served_while_a_scan_runs(tree: Path) -> None:
+    run(tree)
+    stopped = threading.Event()
+    seen: list[int] = []
+    faults: list[BaseException] = []
+
+    def look() -> None:
+        while not stopped.is_set():
+            try:
+                with Catalog.open(tree.parent / "catalog") as catalog:
+                    seen.append(len(catalog.query("SELECT * FROM images")))
+            except MedkitError as error:
+                faults.append(error)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for number in range(3):
+            write_dicom(tree / f"new{number}.dcm", PIXELS)
+            run(tree, progress=lambda *_: time.sleep(0.3))
+    finally:
+        stopped.set()
+        reader.join()
+    assert not faults
+    assert seen == sorted(seen)
+    assert {9} <= {*seen} <= {9, 10, 11, 12}
+
+
+@pytest.mark.parametrize("step", ["write", "sync", "mkdir", "replace"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_full_disk_is_said_and_the_same_scan_completes(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, step: str, after: int
+) -> None:
+    workspace = Workspace(tree.parent / "w")
+    root = [Root("s", tree)]
+    with workspace.lock():
+        whole = scan(workspace.catalog, root, workers=0)
+    shutil.rmtree(workspace.catalog)
+    place, name = {
+        "write": (pq.ParquetWriter, "write_table"),
+        "sync": (os, "fsync"),
+        "mkdir": (Path, "mkdir"),
+        "replace": (Path, "replace"),
+    }[step]
+    real = getattr(place, name)
+    calls: list[int] = []
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) > after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, fail)
+        with pytest.raises(DiskFullError, match="no room left"), workspace.lock():
+            scan(workspace.catalog, root, workers=0)
+    with workspace.lock():
+        assert scan(workspace.catalog, root, workers=0).snapshot == whole.snapshot
+    assert not (workspace.catalog / "partial").exists()
+
+
+STRIDE = 1 if "MEDKIT_KILLS" in os.environ else 4
+STEPS = (
+    (pq.ParquetWriter, "write_table"),
+    (os, "fsync"),
+    (os, "rename"),
+    (os, "replace"),
+    (os, "rmdir"),
+    (Path, "mkdir"),
+    (Path, "replace"),
+    (Path, "write_bytes"),
+    (Path, "write_text"),
+)
+
+
+def stop_at(patch: pytest.MonkeyPatch, step: int) -> list[str]:
+    """End the work before one of its steps, as a kill does; return the steps that were begun."""
+    begun: list[str] = []
+
+    def watch(place: Any, name: str) -> None:
+        real = getattr(place, name)
+
+        def act(*arguments: Any, **options: Any) -> Any:
+            begun.append(name)
+            if len(begun) > step:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        patch.setattr(place, name, act)
+
+    for place, name in STEPS:
+        watch(place, name)
+    return begun
+
+
+@pytest.mark.usefixtures("short")
+def test_a_scan_that_ends_before_any_step_keeps_the_old_or_has_the_new(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in sorted(tree.rglob("*.dcm"))[2:]:
+        path.unlink()
+    catalog, kept = tree.parent / "catalog", tree.parent / "kept"
+    write_dicom(tree / "other.dcm", PIXELS)
+    run(tree)
+    (tree / "other.dcm").unlink()
+    old = run(tree).snapshot
+    write_dicom(tree / "new.dcm", PIXELS)
+    shutil.copytree(catalog, kept)
+    new = run(tree).snapshot
+    step = 0
+    while True:
+        shutil.rmtree(catalog)
+        shutil.copytree(kept, catalog)
+        with monkeypatch.context() as patch:
+            begun = stop_at(patch, step)
+            with suppress(KeyboardInterrupt):
+                run(tree)
+        if len(begun) <= step:
+            break
+        assert Catalog.open(catalog).snapshot in (old, new), begun
+        assert run(tree).snapshot == new, begun
+        assert not (catalog / "partial").exists()
+        assert len(Catalog.open(catalog).select()) == 3
+        step += STRIDE
+    assert step > 30
+
+
+_ON_A_SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=40k none {disk}
+if {medkit} catalog {tree} -w {disk}/w --workers 0 2> {errors}; then exit 7; fi
+mount -o remount,size=90m {disk}
+{medkit} catalog {tree} -w {disk}/w --workers 0 --json
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a small disk as Linux does")
+def test_a_disk_that_is_really_full(tmp_path: Path, tree: Path) -> None:
+    write_cohort(tree, persons=120, size=8)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    told = tmp_path / "errors"
+    medkit = f"{sys.executable} -m medkit"
+    script = _ON_A_SMALL_DISK.format(disk=disk, tree=tree, medkit=medkit, errors=told)
+    alone = shutil.which("unshare")
+    probe = [str(alone), "-rm", "mount", "-t", "tmpfs", "none", str(disk)]
+    if not alone or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("this user may mount nothing")
+    done = subprocess.run([alone, "-rm", "sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + told.read_text()
+    assert "no room left" in told.read_text()
+    assert "Traceback" not in told.read_text()
+    assert json.loads(done.stdout)["walked"] == 360
+
+
+def test_progress_ends_with_all_files(tree: Path) -> None:
+    told: list[tuple[int, int | None, str]] = []
+    run(tree, progress=lambda *what: told.append(what))
+    assert told[-1] == (9, 9, "files")
 
 
 @pytest.mark.parametrize("name", ["a.part", "b.zip.part"])

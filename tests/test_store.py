@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from medkit.catalog import schema
+from medkit.catalog import schema, snapshots
 from medkit.catalog.journal import append_journal, read_journal
-from medkit.catalog.listing import look_up
 from medkit.catalog.scan import Root, scan
-from medkit.catalog.store import Catalog, to_frame, to_table, write_snapshot
+from medkit.catalog.store import Catalog, list_snapshots
 from medkit.errors import CatalogError, UsageError
 from medkit.testing import write_cohort, write_dicom
 
@@ -36,7 +34,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 
 def test_every_table_has_its_schema(catalog: Catalog) -> None:
-    for name, (columns, _) in schema.TABLES.items():
+    for name, columns in schema.TABLES.items():
         assert catalog.arrow_table(name).schema.equals(columns), name
 
 
@@ -47,24 +45,6 @@ def test_pandas_types_are_nullable(catalog: Catalog) -> None:
     assert instances["PatientID"].dtype == pd.StringDtype()
     assert instances["encapsulated"].dtype == bool
     assert list(instances["PixelSpacing"].iloc[0]) == [1.0, 1.0]
-
-
-@pytest.mark.parametrize("table", ["tables", "images", *schema.TABLES])
-def test_every_table_is_shown_in_columns_that_fit(catalog: Catalog, table: str) -> None:
-    found = look_up(catalog, table, limit=2)
-    assert len(found.rows) == len(found.records) <= 2
-    assert len(found.columns) <= 7
-
-
-def test_what_is_shown_has_a_path_and_an_order(catalog: Catalog) -> None:
-    shown = [record["path"] for record in look_up(catalog, "frames").records]
-    assert shown == sorted(shown)
-    assert len(shown) == 4 * 3 + 2
-    assert len(look_up(catalog, "instances", where="path = 'multi.dcm'").records) == 1
-    wide = look_up(catalog, "tables", sql="SELECT * FROM images")
-    assert f"{len(wide.columns)} of {len(wide.records[0])} columns" in wide.note
-    with pytest.raises(UsageError, match="SELECT"):
-        look_up(catalog, "files", sql="SELECT 1", where="TRUE")
 
 
 def test_select_gives_frames_in_order(catalog: Catalog) -> None:
@@ -125,71 +105,114 @@ def test_no_catalog_is_said(tmp_path: Path) -> None:
         Catalog.open(tmp_path)
 
 
-def test_a_damaged_table_is_said(tmp_path: Path) -> None:
-    write_snapshot(tmp_path, empty_tables())
-    found = Catalog.open(tmp_path)
-    path = tmp_path / "snapshots" / found.snapshot / "files.parquet"
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CatalogError, match=r"files\.parquet is damaged"):
-        found.table("files")
-    path.unlink()
-    with pytest.raises(CatalogError, match="lacks files"):
-        Catalog.open(tmp_path)
+@pytest.fixture
+def twice(tmp_path: Path) -> Catalog:
+    """A catalog of two snapshots, and the second one."""
+    tree = write_cohort(tmp_path / "images", persons=2, size=8)
+    scan(tmp_path / "catalog", [Root("here", tree)], workers=0)
+    write_dicom(tree / "new.dcm", np.zeros((4, 4), np.uint8))
+    scan(tmp_path / "catalog", [Root("here", tree)], workers=0)
+    return Catalog.open(tmp_path / "catalog")
 
 
-def empty_tables(**frames: pd.DataFrame) -> dict[str, pa.Table]:
-    return {name: to_table(frames.get(name, pd.DataFrame()), name) for name in schema.TABLES}
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[:-9])
+    elif how == "flipped":
+        path.write_bytes(content[:99] + bytes([content[99] ^ 1]) + content[100:])
+    else:
+        path.unlink()
 
 
-def with_problem(code: str) -> dict[str, pa.Table]:
-    return empty_tables(problems=pd.DataFrame({"file": ["f"], "code": [code], "detail": ["d"]}))
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
+@pytest.mark.parametrize("table", ["frames", "persons", "snapshot.json"])
+def test_a_damaged_file_is_named_and_the_last_good_snapshot_too(
+    twice: Catalog, table: str, how: str
+) -> None:
+    good = ({*list_snapshots(twice.folder)} - {twice.snapshot}).pop()
+    if table == "snapshot.json":
+        path = twice.folder / "snapshots" / twice.snapshot / table
+    else:
+        path = twice.manifest.paths(twice.folder, table)[0]
+    spoil(path, how)
+    said = re.escape(str(path)) + r" is (damaged|missing).*"
+    with pytest.raises(CatalogError, match=said):
+        Catalog.open(twice.folder)
+    with pytest.raises(CatalogError, match="no other|the one before, " + good):
+        Catalog.open(twice.folder)
+    scan(twice.folder, [Root("here", twice.folder.parent / "images")], workers=0)
+    mended = Catalog.open(twice.folder)
+    assert mended.snapshot == twice.snapshot
+    assert len(mended.select()) == 7
 
 
-def test_equal_content_is_one_snapshot(tmp_path: Path) -> None:
-    first = write_snapshot(tmp_path, with_problem("a"))
-    assert write_snapshot(tmp_path, with_problem("a")) == first
-    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == [first]
+def test_the_last_good_snapshot_is_still_there_to_be_read(twice: Catalog) -> None:
+    good = ({*list_snapshots(twice.folder)} - {twice.snapshot}).pop()
+    spoil(twice.manifest.paths(twice.folder, "persons")[0], "gone")
+    with pytest.raises(CatalogError, match=f"the one before, {good}, is sound"):
+        Catalog.open(twice.folder)
+    assert len(Catalog(twice.folder, good).select()) == 6
 
 
 def test_this_snapshot_and_the_one_before_are_kept(tmp_path: Path) -> None:
-    names = [write_snapshot(tmp_path, with_problem(code)) for code in "abc"]
-    assert {path.name for path in (tmp_path / "snapshots").iterdir()} == set(names[1:])
-    assert Catalog.open(tmp_path).snapshot == names[-1]
-    older = Catalog(tmp_path, names[1])
-    assert older.table("problems")["code"].tolist() == ["b"]
+    tree, names = tmp_path / "images", []
+    for number in range(3):
+        write_dicom(tree / f"{number}.dcm", np.zeros((4, 4), np.uint8))
+        names.append(scan(tmp_path / "catalog", [Root("here", tree)], workers=0).snapshot)
+    assert list_snapshots(tmp_path / "catalog") == sorted(names[1:])
+    kept = {name for one in names[1:] for name in Catalog(tmp_path / "catalog", one).segments}
+    assert {path.name for path in (tmp_path / "catalog" / "segments").iterdir()} == kept
+    assert len(Catalog(tmp_path / "catalog", names[1]).select()) == 2
 
 
 def test_a_writer_that_died_before_the_pointer_moved_changed_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    twice: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = write_snapshot(tmp_path, with_problem("a"))
+    tree = twice.folder.parent / "images"
+    write_dicom(tree / "newer.dcm", np.zeros((4, 4), np.uint8))
     with monkeypatch.context() as patch:
-        patch.setattr("medkit.catalog.store._point_at", Mock(side_effect=OSError("no space")))
-        with pytest.raises(OSError, match="no space"):
-            write_snapshot(tmp_path, with_problem("b"))
-    assert Catalog.open(tmp_path).snapshot == first
-    second = write_snapshot(tmp_path, with_problem("b"))
-    assert Catalog.open(tmp_path).snapshot == second != first
+        patch.setattr("medkit.catalog.snapshots.write_beside", Mock(side_effect=OSError("broken")))
+        with pytest.raises(OSError, match="broken"):
+            scan(twice.folder, [Root("here", tree)], workers=0)
+    assert Catalog.open(twice.folder).snapshot == twice.snapshot
+    scan(twice.folder, [Root("here", tree)], workers=0)
+    assert len(Catalog.open(twice.folder).select()) == 8
 
 
-def test_rows_in_any_order_are_the_same_snapshot(tmp_path: Path) -> None:
-    rows = pd.DataFrame({"file": ["b", "a"], "code": ["x", "y"], "detail": [None, "d"]})
-    first = write_snapshot(tmp_path / "1", empty_tables(problems=rows))
-    assert write_snapshot(tmp_path / "2", empty_tables(problems=rows[::-1])) == first
+def test_what_needs_more_memory_gets_more(twice: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[str | None] = []
+    real = snapshots._open_database
+
+    def open_database(*arguments: Any) -> Any:
+        chosen.append(arguments[-1])
+        if len(chosen) == 1:
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(snapshots, "_open_database", open_database)
+    built = snapshots.make_snapshot(twice.folder, twice.segments, rebuild=True)
+    assert built.snapshot == twice.snapshot
+    assert chosen == ["64MB", "256MB"]
+    monkeypatch.setattr(snapshots, "_open_database", Mock(side_effect=MemoryError))
+    with pytest.raises(CatalogError, match="not enough memory"):
+        snapshots.make_snapshot(twice.folder, twice.segments, rebuild=True)
 
 
-@given(
-    st.lists(
-        st.tuples(st.text(), st.none() | st.integers(-(2**63), 2**63 - 1), st.booleans()),
-        max_size=5,
+def test_an_answer_is_streamed(catalog: Catalog) -> None:
+    first, second = (catalog.stream("SELECT file FROM images ORDER BY file") for _ in range(2))
+    assert first.read_next_batch().num_rows == 14
+    assert second.read_all().num_rows == 14
+    with pytest.raises(UsageError):
+        catalog.stream("DROP VIEW images")
+    with pytest.raises(UsageError):
+        catalog.stream("SELECT error('on the way')").read_all()
+    hidden = catalog.stream(
+        "SELECT * FROM files",
+        prelude=["CREATE SCHEMA s", "CREATE VIEW s.files AS SELECT 1 AS a", "USE s"],
     )
-)
-def test_tables_survive_pandas(rows: list[tuple[str, int | None, bool]]) -> None:
-    table = pa.Table.from_pylist(
-        [{"path": path, "size": size, "vanished": gone} for path, size, gone in rows],
-        schema=schema.FILES,
-    )
-    assert to_table(to_frame(table), "files").equals(table)
+    assert hidden.schema.names == ["a"]
+    assert len(catalog.query("SELECT path FROM files")) == 13
 
 
 def test_a_torn_line_of_the_journal_was_never_written(tmp_path: Path) -> None:

@@ -16,17 +16,24 @@ if TYPE_CHECKING:
 
     from medkit.catalog.findings import Problem
 
-# Functional group macros (PS3.3 C.7.6.16.2), and what a frame takes from each.
+# Functional group macros (PS3.3 C.7.6.16.2, C.8.13.5), and what a frame takes from each.
 _GROUPS = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing",),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "MREchoSequence": ("EffectiveEchoTime",),
+    "FrameContentSequence": ("TemporalPositionIndex",),
+    "MRDiffusionSequence": ("DiffusionBValue",),
 }
+# Where a single frame's header and a functional group call one thing by two names.
+_NAMES = {"EffectiveEchoTime": "EchoTime", "TemporalPositionIndex": "TemporalPositionIdentifier"}
 _KEYWORDS = [field for field in FRAMES if field.name[0].isupper()]
 _GROUP_FIELDS = {
-    sequence: [FRAMES.field(keyword) for keyword in keywords]
+    sequence: [
+        FRAMES.field(_NAMES.get(keyword, keyword)).with_name(keyword) for keyword in keywords
+    ]
     for sequence, keywords in _GROUPS.items()
 }
 
@@ -59,5 +66,6 @@ def _read_groups(item: Dataset, problems: list[Problem]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for sequence, fields in _GROUP_FIELDS.items():
         for group in read_items(item, sequence, problems)[:1]:
-            found |= read_values(group, fields, problems)
+            values = read_values(group, fields, problems)
+            found |= {_NAMES.get(keyword, keyword): value for keyword, value in values.items()}
     return found

@@ -1,146 +1,243 @@
-"""From files to series, volumes, studies and persons: the tables that follow from what was read."""
+"""From files to series, volumes, studies and persons: the tables that follow from what was read.
+
+What holds a row for each file is streamed, or stays in DuckDB, which spills what is over its limit
+of memory; in this process are a few numbers for each file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from medkit.catalog.duplicates import mark_duplicates
-from medkit.catalog.identity import resolve_persons
-from medkit.catalog.store import to_frame, to_table
-from medkit.catalog.volumes import find_volumes
+from medkit.catalog import schema
+from medkit.catalog.database import Database, write_table
+from medkit.catalog.duplicates import Copies, find_copies
+from medkit.catalog.journal import Record, find_roots
+from medkit.catalog.matching import match_labels, tell_pictures
+from medkit.catalog.persons import Persons, iterate_persons, resolve_persons
+from medkit.catalog.places import Places, find_places, iterate_places, iterate_volumes
+from medkit.catalog.profiles import Standing, draw_profiles, register_standing
+from medkit.catalog.runs import cut_between, gather
 
-DUPLICATE_CODE = "duplicate-uid"  # in the table ``problems``
+DUPLICATE_CODE = "duplicate-uid"  # in the table ``problems``, as the two below
+CONFLICT_CODE = "label-conflict"
+MOSAIC_CODE = "mosaic"
+GUESS_CODE = "repeated-position"
+
+_GROUPS = 2**17  # series or studies, of which so much is held at a time
+_COUNTS = (("instances", "counts", "count"), ("images", "counts", "sum"))
+# Of several values, the one of the first file that has one.
+_SERIES = (
+    ("Modality", "Modality", "first"),
+    ("SeriesNumber", "SeriesNumber", "first"),
+    ("SeriesDescription", "SeriesDescription", "first"),
+    ("BodyPartExamined", "BodyPartExamined", "first"),
+    ("person", "owner", "min"),
+    *_COUNTS,
+)
+_STUDIES = (
+    ("StudyDate", "StudyDate", "first"),
+    ("StudyDescription", "StudyDescription", "first"),
+    ("person", "owner", "min"),
+    ("modalities", "Modality", "values"),
+    ("series", "series", "count_distinct"),
+    *_COUNTS,
+)
+# DICOM objects that are there; all of one study are of one person.
+_PRESENT = """
+CREATE TEMP VIEW present AS
+SELECT own.*, profiles.series, profiles.study, owners.owner
+FROM (SELECT * FROM instances POSITIONAL JOIN standing) AS own
+JOIN profiles USING (profile) JOIN owners USING (profile)
+WHERE series IS NOT NULL AND NOT vanished
+"""
+_LABELLABLE = """
+CREATE TEMP VIEW labellable AS
+SELECT instances.* REPLACE (coalesce(PatientID, told.patient) AS PatientID), files.path
+FROM instances JOIN files USING (file) LEFT JOIN told USING (file)
+WHERE files.kind IN ('image', 'non-dicom')
+"""
+_LABELS = "SELECT * FROM said ANTI JOIN contradicted USING (name, file) ORDER BY name, file"
+_FINDINGS = f"""
+SELECT * FROM (
+    SELECT file, '{DUPLICATE_CODE}' AS code,
+        'another image has its SOPInstanceUID, and other pixels' AS detail
+    FROM conflicts
+    UNION ALL
+    SELECT file, '{CONFLICT_CODE}', name || ': ' || value || ' (' || origin || ')'
+    FROM said SEMI JOIN contradicted USING (name, file)
+    UNION ALL
+    SELECT file, '{MOSAIC_CODE}', 'each frame shows the slices of a volume side by side'
+    FROM (SELECT * FROM instances POSITIONAL JOIN standing) JOIN profiles USING (profile)
+    WHERE counts AND mosaic
+    UNION ALL
+    SELECT DISTINCT file, '{GUESS_CODE}',
+        'its place is seen more than once, and only the order of the images tells volumes apart'
+    FROM frames POSITIONAL JOIN guessed WHERE guessed
+)
+ORDER BY file, code, detail
+"""
 
 
-@dataclass(frozen=True)
-class Grouped:
-    """The tables of a catalog, but for ``labels``.
-
-    Attributes
-    ----------
-    tables : dict of str to pyarrow.Table
-        By name.
-    context : DataFrame
-        ``instances`` with root, path, archive, kind, vanished and ``counts`` (whether it is an
-        image that is there, and no alias) beside.
-    warnings : list of str
-        What the user should know of persons.
-    """
-
-    tables: dict[str, pa.Table]
-    context: pd.DataFrame
-    warnings: list[str]
-
-
-def add_context(tables: Mapping[str, pa.Table]) -> pd.DataFrame:
-    """Return the table ``instances`` with what the table ``files`` says beside.
-
-    The columns ``root``, ``path``, ``kind`` and ``vanished`` are those of ``files``; ``archive``
-    is the path of a member's archive; ``counts`` says whether it is an image that is there.
-    """
-    files = to_frame(
-        tables["files"].select(["file", "root", "path", "container", "kind", "vanished"])
-    )
-    paths = files.set_index("file")["path"]
-    files["archive"] = files["container"].map(paths)
-    instances = to_frame(tables["instances"]).merge(
-        files.drop(columns="container"), on="file", validate="one_to_one"
-    )
-    shown = set(tables["frames"]["file"].to_pylist())
-    instances["counts"] = instances["file"].isin(shown) & ~instances["vanished"]
-    return instances
-
-
-def group(
-    tables: Mapping[str, pa.Table],
-    context: pd.DataFrame,
+def derive(
+    database: Database,
+    records: list[Record],
+    folder: Path,
     *,
-    person_rules: Mapping[str, str],
-    csv_patients: Mapping[str, str],
     engine: str = "local",
     workers: int | None = None,
-) -> Grouped:
-    """Derive all tables from those that were read.
+) -> list[str]:
+    """Write the tables of `schema.DERIVED_TABLES`, and return what the user should know.
 
     Parameters
     ----------
-    tables : mapping of str to pyarrow.Table
-        Those of `schema.READ_TABLES`; what an earlier grouping wrote into them is replaced.
-    context : DataFrame
-        What `add_context` returned.
-    person_rules : mapping of str to str
-        From root to regular expression.
-    csv_patients : mapping of str to str
-        From the file key of a picture to its PatientID.
+    database : Database
+        With the raw tables, and ``hashed``: ``file``, ``size``, ``mtime_ns``, ``inode`` and
+        ``pixels_sha256`` of files that were hashed before.
+    records : list of dict
+        The journal's.
+    folder : Path
+        Where to write.
     engine, workers
         For hashing pixels where SOPInstanceUIDs collide.
     """
-    context = context.assign(**mark_duplicates(context, engine=engine, workers=workers))
-    context["counts"] &= context["duplicate"].ne("alias").fillna(True)
-    context["csv_patient"] = context["file"].map(csv_patients)
-    persons = resolve_persons(context, person_rules)
-    context["person"] = persons.person
-    context["PatientID"] = persons.patient
-    frames = to_frame(tables["frames"])
-    places, volumes = find_volumes(_join_frames(frames, context))
-    frames = frames.drop(columns=["volume", "slice"]).join(places)
+    roots = find_roots(records)
+    rules = {name: root["person_regex"] for name, root in roots.items() if root["person_regex"]}
+    tell_pictures(database, records, rules)
+    standing = draw_profiles(database)
+    copies = find_copies(database, engine=engine, workers=workers)
+    standing.counts[copies.rows[copies.aliases]] = False
+    register_standing(database, standing)
+    persons = _resolve_persons(database, standing, copies, rules)
+    places = find_places(database)
+    _register_findings(database, copies, places)
+    database.execute(_LABELLABLE)
+    match_labels(database, records)
     made = {
-        "instances": context,
-        "frames": frames,
-        "volumes": volumes,
-        "series": _tabulate_series(context, volumes),
-        "studies": _tabulate_studies(context),
-        "persons": persons.table,
-        "problems": _add_conflicts(to_frame(tables["problems"]), context),
+        "marks": _iterate_marks(database, standing, copies, persons),
+        "places": iterate_places(database, places),
+        "findings": database.batches(_FINDINGS),
+        "series": _iterate_series(database, persons, places),
+        "volumes": iterate_volumes(database, places),
+        "studies": _iterate_studies(database, persons),
+        "persons": iterate_persons(database, persons.keys),
+        "labels": database.batches(_LABELS),
     }
-    arrow = {name: to_table(frame, name) for name, frame in made.items()}
-    warnings = [*persons.warnings, *_warn_of_conflicts(context)]
-    return Grouped({"files": tables["files"], **arrow}, context, warnings)
+    for name, batches in made.items():
+        write_table(batches, folder / f"{name}.parquet", schema.DERIVED_TABLES[name][0])
+    return [*persons.warnings, *_warn_of_duplicates(copies), *_warn_of_labels(database)]
 
 
-def _join_frames(frames: pd.DataFrame, context: pd.DataFrame) -> pd.DataFrame:
-    """Return the frames that count, with their instances' columns, keeping their index."""
-    own = context[context["counts"]].drop(columns=["counts"])
-    own = own.drop(columns=[name for name in own if name in frames and name != "file"])
-    return frames.join(own.set_index("file"), on="file", how="inner")
+def _resolve_persons(
+    database: Database, standing: Standing, copies: Copies, rules: dict[str, str]
+) -> Persons:
+    count = int(standing.profile.max(initial=-1)) + 1
+    profile, aliases = standing.profile[copies.rows], copies.aliases
+    tied = profile[aliases], profile[copies.originals[aliases]]
+    images = np.bincount(standing.profile[standing.counts], minlength=count)
+    return resolve_persons(database, rules, images, tied)
 
 
-def _present_dicom(context: pd.DataFrame) -> pd.DataFrame:
-    return context[(context["format"] == "dicom") & ~context["vanished"]]
+def _register_findings(database: Database, copies: Copies, places: Places) -> None:
+    """Give what was found to the database, and make the views on it."""
+    aliases = pa.array(copies.aliases)
+    originals = pa.array(copies.originals[copies.aliases])
+    given = {
+        "aliases": {
+            "file": copies.files.take(aliases),
+            "alias_of": copies.files.take(originals),
+        },
+        "guessed": {"guessed": places.guessed},
+        "conflicts": {"file": copies.files.filter(pa.array(copies.conflicts))},
+    }
+    for name, columns in given.items():
+        database.register(name, pa.table(columns))
+    database.execute(_PRESENT)
 
 
-def _tabulate_series(context: pd.DataFrame, volumes: pd.DataFrame) -> pd.DataFrame:
-    keys = ["source", "StudyInstanceUID", "SeriesInstanceUID"]
-    groups = _present_dicom(context).sort_values(["path", "file"]).groupby(keys, sort=True)
-    first = ["Modality", "SeriesNumber", "SeriesDescription", "BodyPartExamined", "person"]
-    series = groups[first].first()
-    series["instances"] = groups.size()
-    series["images"] = groups["counts"].sum()
-    series["volumes"] = volumes.groupby(keys).size() if len(volumes) else 0
-    return series.fillna({"volumes": 0}).reset_index()
+def _iterate_marks(
+    database: Database, standing: Standing, copies: Copies, persons: Persons
+) -> Iterator[pa.Table]:
+    """Yield the rows of the table ``marks``."""
+    patients = database.arrow("SELECT told_patient FROM profiles ORDER BY profile").column(0)
+    slots = np.full(len(standing.profile), -1, np.int32)  # of the instances among the copies
+    slots[copies.rows] = np.arange(len(copies.rows))
+    duplicate = np.full(len(copies.rows), None, object)
+    duplicate[copies.aliases], duplicate[copies.conflicts] = "alias", "conflict"
+    originals = np.full(len(copies.rows), -1)
+    originals[copies.aliases] = copies.originals[copies.aliases]
+    start = 0
+    for batch in database.batches("SELECT file FROM instances"):
+        rows = slice(start, start + len(batch))
+        start = rows.stop
+        profile, slot = standing.profile[rows], slots[rows]
+        columns = {
+            "file": batch.column(0),
+            "person": _take(persons.keys, persons.owner[profile]),
+            "patient": patients.take(pa.array(profile)),
+            "pixels_sha256": _take(copies.hashes, slot),
+            "duplicate": _take(pa.array(duplicate, pa.string()), slot),
+            "alias_of": _take(copies.files, np.append(originals, -1)[slot]),
+        }
+        yield pa.table(columns)
 
 
-def _tabulate_studies(context: pd.DataFrame) -> pd.DataFrame:
-    keys = ["source", "StudyInstanceUID"]
-    groups = _present_dicom(context).sort_values(["path", "file"]).groupby(keys, sort=True)
-    studies = groups[["StudyDate", "StudyDescription", "person"]].first()
-    studies["modalities"] = groups["Modality"].agg(lambda column: sorted({*column} - {pd.NA}))
-    studies["series"] = groups["SeriesInstanceUID"].nunique()
-    studies["instances"] = groups.size()
-    studies["images"] = groups["counts"].sum()
-    return studies.reset_index()
+def _iterate_series(database: Database, persons: Persons, places: Places) -> Iterator[pa.Table]:
+    """Yield the rows of the table ``series``."""
+    names = "SELECT series, source, StudyInstanceUID, SeriesInstanceUID FROM series_ids"
+    with_volumes, volumes = np.unique(places.series, return_counts=True)
+    for table in _iterate_groups(database, "series", _SERIES, names):
+        numbers = table.column("series").to_numpy()
+        known = np.append(with_volumes, -1)[slot := np.searchsorted(with_volumes, numbers)]
+        count = np.where(known == numbers, np.append(volumes, 0)[slot], 0)
+        yield _name_persons(table, persons).append_column("volumes", pa.array(count))
 
 
-def _find_conflicts(context: pd.DataFrame) -> pd.Series[str]:
-    return context.loc[context["duplicate"].eq("conflict").fillna(False), "file"]
+def _iterate_studies(database: Database, persons: Persons) -> Iterator[pa.Table]:
+    """Yield the rows of the table ``studies``."""
+    names = "SELECT DISTINCT study, source, StudyInstanceUID FROM series_ids"
+    for table in _iterate_groups(database, "study", _STUDIES, names):
+        yield _name_persons(table, persons)
 
 
-def _warn_of_conflicts(context: pd.DataFrame) -> list[str]:
-    count = len(_find_conflicts(context))
+def _iterate_groups(
+    database: Database, key: str, wanted: Sequence[tuple[str, str, str]], names: str
+) -> Iterator[pa.Table]:
+    """Yield what is known of the series or studies that are there, with their names beside."""
+    columns = ", ".join(dict.fromkeys(column for _, column, _ in wanted))
+    total = database.arrow(f"SELECT coalesce(max({key}) + 1, 0) FROM series_ids").column(0)[0]
+    for start in range(0, total.as_py(), _GROUPS):
+        part = f"WHERE {key} >= {start} AND {key} < {start + _GROUPS} ORDER BY {key}"
+        batches = database.batches(f"SELECT {key}, {columns} FROM present {part}, rank")
+        pieces = [gather(table, key, wanted) for table in cut_between(batches, key)]
+        if not pieces:  # all of these have vanished
+            continue
+        made, named = pa.concat_tables(pieces), database.arrow(f"{names} {part}")
+        own = np.searchsorted(named.column(key).to_numpy(), made.column(key).to_numpy())
+        beside = named.drop_columns(key).take(pa.array(own))
+        yield pa.table(
+            {name: table[name] for table in (beside, made) for name in table.column_names}
+        )
+
+
+def _name_persons(table: pa.Table, persons: Persons) -> pa.Table:
+    place = table.schema.get_field_index("person")
+    numbers = table.column(place).to_numpy()
+    return table.set_column(place, "person", _take(persons.keys, numbers))
+
+
+def _take(values: pa.Array, positions: npt.NDArray[np.integer[Any]]) -> pa.Array:
+    """Return the values at some positions; null where that is -1."""
+    return values.take(pa.array(positions, mask=positions < 0))
+
+
+def _warn_of_duplicates(copies: Copies) -> list[str]:
+    count = int(copies.conflicts.sum())
     if not count:
         return []
     return [
@@ -149,13 +246,11 @@ def _warn_of_conflicts(context: pd.DataFrame) -> list[str]:
     ]
 
 
-def _add_conflicts(problems: pd.DataFrame, context: pd.DataFrame) -> pd.DataFrame:
-    conflicts = _find_conflicts(context)
-    rows = pd.DataFrame(
-        {
-            "file": conflicts,
-            "code": DUPLICATE_CODE,
-            "detail": "another image has its SOPInstanceUID, and other pixels",
-        }
-    )
-    return pd.concat([problems[problems["code"] != DUPLICATE_CODE], rows], ignore_index=True)
+def _warn_of_labels(database: Database) -> list[str]:
+    count = database.arrow("SELECT count(DISTINCT file) FROM contradicted").column(0)[0].as_py()
+    if not count:
+        return []
+    return [
+        f"{count} files would have two labels of one name, and have none; see the problems of "
+        f"code {CONFLICT_CODE!r}"
+    ]

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 # Part of what decides whether a file of the last scan must be read again.
-READER_VERSION = "1"
+READER_VERSION = "2"
 
-_PIXEL_KEYWORDS = {
+PIXEL_KEYWORDS = {
     0x7FE00008: "FloatPixelData",
     0x7FE00009: "DoubleFloatPixelData",
     0x7FE00010: "PixelData",
@@ -46,7 +46,7 @@ _VALUE_LIMIT = 64 * 2**20
 # A deflated data set is inflated to here to read its header, and counted to the limit below.
 _INFLATED_HEAD = 64 * 2**20
 _INFLATED_LIMIT = 2**30
-_FRAMES_LIMIT = 2**18  # rows that one file may take in the table of frames
+FRAMES_LIMIT = 2**18  # rows that one file may take in the table of frames
 
 # The two JPIP syntaxes deflate the data set too (PS3.5 A.7, A.8).
 _DEFLATED = {
@@ -54,14 +54,14 @@ _DEFLATED = {
     "1.2.840.10008.1.2.4.95",
     "1.2.840.10008.1.2.4.205",
 }
-_NATIVE = {
+NATIVE = {
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 }
-_DICOMDIR = "1.2.840.10008.1.3.10"
-_NOT_IMAGES = {  # classes that have pixel data, which are not an image of a person
+DICOMDIR = "1.2.840.10008.1.3.10"
+NOT_IMAGES = {  # classes that have pixel data, which are not an image of a person
     "1.2.840.10008.5.1.4.1.1.30": "Parametric Map",
     "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
     "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation",
@@ -121,7 +121,7 @@ class _PixelWatch:
     found: tuple[int, str | None, int] | None = None
 
     def __call__(self, tag: int, vr: str | None, length: int) -> bool:
-        if tag not in _PIXEL_KEYWORDS:
+        if tag not in PIXEL_KEYWORDS:
             return False
         self.found = (tag, vr, length)
         return True
@@ -203,7 +203,7 @@ class _Reading:
         }
         if self.found:
             tag, _, length = self.found
-            located["pixel_keyword"] = _PIXEL_KEYWORDS[tag]
+            located["pixel_keyword"] = PIXEL_KEYWORDS[tag]
             located["pixel_offset"] = self.offset
             located["pixel_length"] = -1 if length == _UNDEFINED else length
             located["encapsulated"] = length == _UNDEFINED
@@ -212,10 +212,10 @@ class _Reading:
     def _classify(self, values: dict[str, Any]) -> tuple[str | None, str | None]:
         """Return why this is no image, or None."""
         kind = values.get("SOPClassUID") or self.meta.get("MediaStorageSOPClassUID")
-        if kind == _DICOMDIR:
+        if kind == DICOMDIR:
             return "dicomdir", None
-        if kind in _NOT_IMAGES:
-            return "not-an-image-class", _NOT_IMAGES[kind]
+        if kind in NOT_IMAGES:
+            return "not-an-image-class", NOT_IMAGES[kind]
         if not self.found:
             return "no-pixels", None
         return None, None
@@ -312,7 +312,7 @@ def _check_pixels(values: dict[str, Any], size: int) -> list[Problem]:
     if min(sides) <= 0:
         return [("no-size", "Rows, Columns or BitsAllocated is missing, zero or negative")]
     length = values["pixel_length"]
-    native = values["TransferSyntaxUID"] in _NATIVE
+    native = values["TransferSyntaxUID"] in NATIVE
     if native == values["encapsulated"]:
         return [("encapsulation", "the pixel data's length does not suit its transfer syntax")]
     if not native:
@@ -337,7 +337,7 @@ def _count_bytes(values: dict[str, Any]) -> int:
 def _count_frames(values: dict[str, Any], size: int, problems: list[Problem]) -> int:
     """Return how many frames to list: at least one, and no more than there are bytes for."""
     frames: int = values.get("NumberOfFrames") or 1
-    if 1 <= frames <= min(_FRAMES_LIMIT, max(1, size - values["pixel_offset"])):
+    if 1 <= frames <= min(FRAMES_LIMIT, max(1, size - values["pixel_offset"])):
         return frames
     problems.append(("frame-count", f"NumberOfFrames {frames} cannot be; one is listed"))
     return 1

@@ -1,56 +1,35 @@
 """Looking into files: each becomes rows of the tables, whatever it is.
 
-This runs in the workers of a scan. What comes back are tables, small enough to be sent.
+There are two roads. The quick one reads plain DICOM files and names what is no image; it runs in
+threads. The slow one reads everything, file by file; it runs in processes that may die. Both say
+the same of a file that both can read. What comes back are tables, small enough to be sent.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
-from medkit.catalog import schema, triage
+from medkit.catalog import triage
+from medkit.catalog.dicomdir import check_dicomdir
+from medkit.catalog.entries import Entries, make_key
 from medkit.catalog.findings import Finding, UnreadableFileError, ignore
 from medkit.catalog.headers import READER_VERSION, read_header
 from medkit.catalog.identity import fill_uids
 from medkit.catalog.pictures import read_picture
+from medkit.catalog.schema import READ_TABLES
 from medkit.errors import SourceError
+from medkit.sources.streams import File
+from medkit.sources.trees import is_remote, locate_file, open_file
 from medkit.sources.unpacking import iterate_members
 
 Tables = dict[str, pa.Table]
 Rows = dict[str, list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of a tree, as walking it found it.
-
-    Attributes
-    ----------
-    source, root, path : str
-        As in the table ``files``.
-    size, mtime_ns, inode : int
-        Of the file; of a thing that is no file, 0.
-    finding : Finding, optional
-        What walking already knows; such a file is not opened.
-    """
-
-    source: str
-    root: str
-    path: str
-    size: int = 0
-    mtime_ns: int = 0
-    inode: int = 0
-    finding: Finding | None = None
-
-    @property
-    def key(self) -> str:
-        """The file's key in the tables."""
-        return make_key(self.root, self.path)
 
 
 @dataclass(frozen=True)
@@ -67,48 +46,119 @@ def name_reader(keep_identifiers: bool) -> str:
     return f"{READER_VERSION} with identifiers" if keep_identifiers else READER_VERSION
 
 
-def make_key(root: str, path: str) -> str:
-    """Return the key of a file: 16 hexadecimal digits."""
-    return hashlib.sha256(f"{root}\0{path}".encode()).hexdigest()[:16]
-
-
-def inspect_batch(entries: Sequence[Entry], keep_identifiers: bool = False) -> Tables:
+def inspect(entries: Entries, keep_identifiers: bool = False) -> Tables:
     """Return the rows of `schema.READ_TABLES` for some files, and for the members of archives."""
-    rows: Rows = {name: [] for name in schema.READ_TABLES}
-    for entry in entries:
-        finding, members = _open_and_look(entry, keep_identifiers)
-        _add(rows, entry, finding)
+    tables, left = inspect_quickly(entries, keep_identifiers)
+    slow = inspect_slowly(entries.take(left), keep_identifiers)
+    return {name: pa.concat_tables([tables[name], slow[name]]) for name in READ_TABLES}
+
+
+def inspect_quickly(entries: Entries, keep_identifiers: bool = False) -> tuple[Tables, list[int]]:
+    """Return the rows of those files that are plain, and the positions of those left over."""
+    from medkit.catalog.heads import read_plain  # compiled code, which the slow road does without
+
+    findings = {row: _tell_unread(entries, row) for row in _find_unread(entries)}
+    rows = np.setdiff1d(np.arange(len(entries)), [*findings])
+    pieces, told, left = read_plain(entries, rows, keep_identifiers)
+    reader = name_reader(keep_identifiers)
+    plain = [_tabulate_files(entries, piece["files"], reader) for piece in pieces]
+    others = inspect_findings(entries, findings | told, keep_identifiers)
+    tables = {"files": pa.concat_tables([*plain, others["files"]])}
+    for name in ("instances", "frames"):
+        tables[name] = pa.concat_tables([*(piece[name] for piece in pieces), others[name]])
+    return {**tables, "problems": others["problems"]}, left
+
+
+def inspect_slowly(entries: Entries, keep_identifiers: bool = False) -> Tables:
+    """Return the rows of some files, whatever they are."""
+    rows = _make_rows()
+    for row in range(len(entries)):
+        finding, members = _open_and_look(entries, row, keep_identifiers)
+        _add(rows, entries, row, finding)
         for member in members:
-            _add(rows, entry, member.finding, member)
+            _add(rows, entries, row, member.finding, member)
     return _to_tables(rows, name_reader(keep_identifiers))
 
 
-def report_death(entry: Entry, detail: str) -> Tables:
-    """Return the rows of a file whose reader was ended by the system."""
-    rows: Rows = {name: [] for name in schema.READ_TABLES}
-    _add(rows, entry, UnreadableFileError("reader-died", detail).to_finding())
+def inspect_findings(
+    entries: Entries, findings: dict[int, Finding], keep_identifiers: bool = False
+) -> Tables:
+    """Return the rows of files of which all is known, by their positions."""
+    rows = _make_rows()
+    for row, finding in sorted(findings.items()):
+        _add(rows, entries, row, finding)
+    return _to_tables(rows, name_reader(keep_identifiers))
+
+
+def report_death(entries: Entries, detail: str, code: str = "reader-died") -> Tables:
+    """Return the rows of files whose reader was ended."""
+    rows = _make_rows()
+    for row in range(len(entries)):
+        _add(rows, entries, row, UnreadableFileError(code, detail).to_finding())
     return _to_tables(rows, None)
+
+
+def _find_unread(entries: Entries) -> list[int]:
+    """Return the files that are not to be opened."""
+    unfinished = [row for row, path in enumerate(entries.paths) if path.endswith(triage.UNFINISHED)]
+    return sorted({*entries.findings, *np.flatnonzero(entries.sizes == 0).tolist(), *unfinished})
+
+
+def _tell_unread(entries: Entries, row: int) -> Finding:
+    known = entries.findings.get(row)
+    return known or ignore("empty" if entries.sizes[row] == 0 else "unfinished")
+
+
+def _tabulate_files(entries: Entries, found: pa.Table, reader: str) -> pa.Table:
+    """Return the table ``files`` of plain files."""
+    rows = found["entry"].to_numpy()
+    count = len(rows)
+    columns = {
+        "file": pa.array([entries.keys[row] for row in rows], pa.string()),
+        "source": pa.repeat(pa.scalar(entries.source), count),
+        "root": pa.repeat(pa.scalar(entries.root), count),
+        "path": pa.array([entries.paths[row] for row in rows], pa.string()),
+        "size": pa.array(entries.sizes[rows]),
+        "mtime_ns": pa.array(entries.mtimes[rows]),
+        "inode": pa.array(entries.inodes[rows]),
+        "vanished": pa.repeat(pa.scalar(False), count),
+        "reader": pa.repeat(pa.scalar(reader), count),
+        **{name: found[name].combine_chunks() for name in ("kind", "reason", "detail")},
+    }
+    schema = READ_TABLES["files"]
+    arrays = [columns.get(one.name, pa.nulls(count, one.type)) for one in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _make_rows() -> Rows:
+    return {name: [] for name in READ_TABLES}
 
 
 def _to_tables(rows: Rows, reader: str | None) -> Tables:
     for row in rows["files"]:
         row["reader"] = reader
     return {
-        name: pa.Table.from_pylist(rows[name], schema=schema.TABLES[name][0])
-        for name in schema.READ_TABLES
+        name: pa.Table.from_pylist(rows[name], schema=schema)
+        for name, schema in READ_TABLES.items()
     }
 
 
-def _open_and_look(entry: Entry, keep_identifiers: bool) -> tuple[Finding, list[_Member]]:
-    if entry.finding is not None:
-        return entry.finding, []
-    path = Path(entry.root, entry.path)
+def _open_and_look(
+    entries: Entries, row: int, keep_identifiers: bool
+) -> tuple[Finding, list[_Member]]:
+    if row in entries.findings:
+        return entries.findings[row], []
+    path = entries.paths[row]
     try:
-        with path.open("rb") as stream:
-            finding = _look(stream, entry.size, entry.path, keep_identifiers)
-        archive = finding.kind == "archive"
+        place = None if is_remote(entries.root) else Path(entries.root, path)
+        with open_file(entries.root, path, int(entries.sizes[row])) as stream:
+            finding = _look(stream, int(entries.sizes[row]), path, keep_identifiers, place)
+            if finding.reason == "dicomdir":
+                finding = _check_directory(finding, stream, place and place.parent)
+        if finding.kind != "archive":
+            return finding, []
         # All of them or none: half an archive would be a problem and an archive at once.
-        return finding, list(_look_into_archive(path, keep_identifiers)) if archive else []
+        return finding, list(_look_into_archive(locate_file(entries.root, path), keep_identifiers))
     except UnreadableFileError as error:
         return error.to_finding(), []
     except OSError as error:
@@ -117,7 +167,12 @@ def _open_and_look(entry: Entry, keep_identifiers: bool) -> tuple[Finding, list[
         return UnreadableFileError("archive-refused", str(error)).to_finding(), []
 
 
-def _look_into_archive(path: Path, keep_identifiers: bool) -> Iterator[_Member]:
+def _check_directory(finding: Finding, stream: BinaryIO, folder: Path | None) -> Finding:
+    detail, problems = check_dicomdir(stream, folder)
+    return replace(finding, detail=detail, problems=[*finding.problems, *problems])
+
+
+def _look_into_archive(path: File, keep_identifiers: bool) -> Iterator[_Member]:
     for member in iterate_members(path):
         with member.open() as stream:
             try:
@@ -129,7 +184,9 @@ def _look_into_archive(path: Path, keep_identifiers: bool) -> Iterator[_Member]:
         yield _Member(member.name, member.size, finding)
 
 
-def _look(stream: BinaryIO, size: int, name: str, keep_identifiers: bool) -> Finding:
+def _look(
+    stream: BinaryIO, size: int, name: str, keep_identifiers: bool, path: Path | None = None
+) -> Finding:
     if size == 0:
         return ignore("empty")
     if triage.is_unfinished(name):
@@ -143,22 +200,27 @@ def _look(stream: BinaryIO, size: int, name: str, keep_identifiers: bool) -> Fin
         return Finding("archive")
     if form == "unsupported-archive":
         return ignore(form)
-    return read_picture(stream, form) if form else ignore(triage.explain(name))
+    return read_picture(stream, form, path) if form else ignore(triage.explain(name))
 
 
-def _add(rows: Rows, entry: Entry, finding: Finding, member: _Member | None = None) -> None:
-    path = f"{entry.path}!{member.name}" if member else entry.path
-    key = make_key(entry.root, path)
+def _add(
+    rows: Rows, entries: Entries, row: int, finding: Finding, member: _Member | None = None
+) -> None:
+    path = entries.paths[row]
+    container = entries.keys[row] if member else None
+    if member:
+        path = f"{path}!{member.name}"
+    key = make_key(entries.root, path)
     rows["files"].append(
         {
             "file": key,
-            "source": entry.source,
-            "root": entry.root,
+            "source": entries.source,
+            "root": entries.root,
             "path": path,
-            "container": entry.key if member else None,
-            "size": member.size if member else entry.size,
-            "mtime_ns": entry.mtime_ns,
-            "inode": entry.inode,
+            "container": container,
+            "size": member.size if member else int(entries.sizes[row]),
+            "mtime_ns": int(entries.mtimes[row]),
+            "inode": int(entries.inodes[row]),
             "kind": finding.kind,
             "reason": finding.reason,
             "detail": finding.detail,
@@ -167,8 +229,8 @@ def _add(rows: Rows, entry: Entry, finding: Finding, member: _Member | None = No
     )
     if finding.values is not None:
         instance = {"encapsulated": False, "has_modality_lut": False, **finding.values}
-        instance["synthetic_uid"] = fill_uids(instance, finding, entry.source, path)
-        rows["instances"].append({"file": key, "source": entry.source, **instance})
+        instance["synthetic_uid"] = fill_uids(instance, finding, entries.source, path)
+        rows["instances"].append({"file": key, "source": entries.source, **instance})
     rows["frames"].extend({"file": key, **frame} for frame in finding.frames)
     rows["problems"].extend(_describe_problems(key, finding.problems))
 

@@ -3,7 +3,8 @@
 One JSON object a line, only ever appended to. ``type`` says what it is:
 
 ============ ===================================================================================
-root         a folder is scanned, as ``source``, with ``person_regex`` (or null)
+root         a folder is scanned, as ``source``, with ``person_regex`` (or null), and ``raw``
+             where files without a header are described
 label        ``name`` has values: ``on`` and ``rows`` of a table, or a ``rule`` with its argument
 persons      pictures have a PatientID: ``on`` and ``rows``
 forget-root  ``folder`` is no longer part of the catalog
@@ -23,7 +24,7 @@ from medkit.errors import CatalogError
 
 Record = dict[str, Any]
 
-_NAME = "journal.jsonl"
+JOURNAL = "journal.jsonl"  # in the catalog's folder
 
 
 def read_journal(folder: Path) -> list[Record]:
@@ -36,7 +37,7 @@ def read_journal(folder: Path) -> list[Record]:
     CatalogError
         If another line is damaged.
     """
-    path = folder / _NAME
+    path = folder / JOURNAL
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -52,7 +53,7 @@ def read_journal(folder: Path) -> list[Record]:
 def append_journal(folder: Path, records: Iterable[Record]) -> None:
     """Append records, and return when they are on the disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _NAME).open("ab+") as journal:
+    with (folder / JOURNAL).open("ab+") as journal:
         _cut_torn_line(journal)
         for record in records:
             journal.write(json.dumps(record, sort_keys=True, ensure_ascii=True).encode() + b"\n")

@@ -11,14 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medkit.catalog.database import Database
 from medkit.catalog.journal import Record
-from medkit.catalog.paths import PathIndex
+from medkit.catalog.paths import find_paths
+from medkit.catalog.store import to_frame
 from medkit.errors import CatalogError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 10
 # Looking for something alike takes its time: for so many rows, among so many names.
@@ -87,6 +92,8 @@ def read_table(path: Path, name: str, column: str | None, on: str | None) -> Lab
     UsageError
         If it cannot be read, or a column is not found.
     """
+    import pandas as pd
+
     frame = _read_text(path)
     spelled = {_spell(header): header for header in frame.columns}
     value = _find_value(spelled, [column] if column is not None else [name, "label"])
@@ -111,7 +118,7 @@ def read_table(path: Path, name: str, column: str | None, on: str | None) -> Lab
     return LabelTable(rows[filled], keys, value, int((~filled).sum()))
 
 
-def resolve_keys(table: LabelTable, context: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def resolve_keys(table: LabelTable, database: Database) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows with keys that mean the same later, and which columns these are.
 
     Paths become those of the catalog, and what identifies nothing by itself is told with its
@@ -123,13 +130,13 @@ def resolve_keys(table: LabelTable, context: pd.DataFrame) -> tuple[pd.DataFrame
         If a row matches no image, or images of several files or sources.
     """
     if table.on == ["path"]:
-        return _resolve_paths(table, context), ["source", "path"]
+        return _resolve_paths(table, database), ["source", "path"]
     qualified = "source" in table.rows or table.on[0] in _LOCAL
     keys = ["source", *table.on] if qualified else table.on
-    known = context[keys].dropna().drop_duplicates()
+    known = _read_known(table, keys, database)
     joined = table.rows.reset_index().merge(known, how="left", indicator=True)
     lost = joined[joined["_merge"] == "left_only"]
-    _refuse_unmatched(lost[table.on], context)
+    _refuse_unmatched(lost[table.on], database)
     ambiguous = joined.loc[joined.duplicated("index"), table.on[0]]
     if len(ambiguous):
         raise CatalogError(
@@ -191,6 +198,8 @@ def _read_csv(text: str) -> pd.DataFrame:
     ValueError
         If there is no header, or a row has more cells than it.
     """
+    import pandas as pd
+
     # Excel writes, and reads, which separator it is in a line of its own.
     named = re.match(r"sep=(.)\n", text, re.IGNORECASE)
     body = text[named.end() :] if named else text
@@ -244,45 +253,66 @@ def _find_key(spelled: dict[str, str], value: str, on: str | None) -> tuple[str,
     )
 
 
-def _resolve_paths(table: LabelTable, context: pd.DataFrame) -> pd.DataFrame:
-    index = PathIndex(zip(context["source"], context["path"], strict=True))
+def _read_known(table: LabelTable, keys: list[str], database: Database) -> pd.DataFrame:
+    """Return those of the table's keys that the catalog has."""
+    asked = [name for name in keys if name in table.rows]
+    database.register("asked_keys", pa.table({name: table.rows[name] for name in asked}))
+    columns, asked_columns = ", ".join(keys), ", ".join(asked)
+    sql = f"SELECT DISTINCT {columns} FROM labellable SEMI JOIN asked_keys USING ({asked_columns})"
+    return to_frame(database.arrow(f"{sql} ORDER BY {columns}"))
+
+
+def _resolve_paths(table: LabelTable, database: Database) -> pd.DataFrame:
     paths = table.rows["path"].tolist()
     sources = table.rows["source"] if "source" in table.rows else [None] * len(paths)
-    found = [index.find(path, source or None) for path, source in zip(paths, sources, strict=True)]
-    _refuse_unmatched(table.rows.loc[[not places for places in found], ["path"]], context)
-    several = [path for path, places in zip(paths, found, strict=True) if len(places) > 1]
+    found = find_paths(database, paths, (source or None for source in sources))
+    files = found.column("files").to_numpy()
+    _refuse_unmatched(table.rows.loc[files == 0, ["path"]], database)
+    several = table.rows.loc[files > 1, "path"].tolist()
     if several:
         raise CatalogError(
             f"{len(several)} rows match several files each: {enumerate_some(several)}; "
             "give more of the path"
         )
-    return table.rows.assign(
-        source=[places[0][0] for places in found], path=[places[0][1] for places in found]
-    )
+    places = {name: found.column(name).to_pylist() for name in ("source", "path")}
+    return table.rows.assign(**places)
 
 
-def _refuse_unmatched(rows: pd.DataFrame, context: pd.DataFrame) -> None:
+def _refuse_unmatched(rows: pd.DataFrame, database: Database) -> None:
     """Raise if there are rows, telling their keys, and which of the catalog's they resemble."""
     if rows.empty:
         return
     lost = [" ".join(row) for row in rows.itertuples(index=False)]
-    known = context[list(rows)].dropna().drop_duplicates()
-    names = sorted(" ".join(row) for row in known.itertuples(index=False))
-    shown = [_liken(one, names) for one in lost[:_LIKENED]] + lost[_LIKENED:]
-    example = f"it has, for example, {names[0]}" if names else "none of its images has such a key"
+    near, example = _find_alike(lost[:_LIKENED], [*rows.columns], database)
+    shown = [_show(one, near.get(one)) for one in lost]
+    told = f"it has, for example, {example}" if example else "none of its images has such a key"
     raise CatalogError(
-        f"{len(lost)} rows match no image of the catalog: {enumerate_some(shown)}; {example}; "
+        f"{len(lost)} rows match no image of the catalog: {enumerate_some(shown)}; {told}; "
         "correct these rows, or leave them out"
     )
 
 
-def _liken(lost: str, names: Sequence[str]) -> str:
-    """Return a row's key, and what it may be a misspelling of."""
-    cores = {_find_core(name): name for name in names}
-    near = [cores[core]] if (core := _find_core(lost)) in cores else []
-    if not near and len(names) <= _NAMES:
-        near = get_close_matches(lost, names, 1, 0.7)
-    return f"{lost or '(blank)'} (perhaps {near[0]})" if near else lost or "(blank)"
+def _find_alike(
+    lost: Sequence[str], keys: list[str], database: Database
+) -> tuple[dict[str, str], str | None]:
+    """Return which of the catalog's keys some may be a misspelling of, and its first key."""
+    joined = " || ' ' || ".join(keys)
+    sql = f"SELECT DISTINCT {joined} AS name FROM labellable WHERE name IS NOT NULL ORDER BY name"
+    cores = {_find_core(one): one for one in lost}
+    near: dict[str, str] = {}
+    few: list[str] = []
+    for batch in database.batches(sql):
+        names = batch.column(0).to_pylist()
+        near |= {cores[core]: name for name in names if (core := _find_core(name)) in cores}
+        few += names[: _NAMES + 1 - len(few)]
+    for one in lost:
+        if one not in near and len(few) <= _NAMES:
+            near |= dict(zip([one], get_close_matches(one, few, 1, 0.7), strict=False))
+    return near, few[0] if few else None
+
+
+def _show(lost: str, near: str | None) -> str:
+    return f"{lost or '(blank)'} (perhaps {near})" if near else lost or "(blank)"
 
 
 def _find_core(name: str) -> str:

@@ -9,23 +9,41 @@ goes to the journal, and is applied to every later snapshot.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
 from medkit.catalog import schema
-from medkit.catalog.building import build
-from medkit.catalog.grouping import add_context
-from medkit.catalog.inspection import Tables
+from medkit.catalog.database import Database
 from medkit.catalog.journal import Record, append_journal, read_journal
 from medkit.catalog.label_tables import enumerate_some, read_table, resolve_keys, tell_persons
-from medkit.catalog.matching import match_labels, split_conflicts
+from medkit.catalog.matching import match_labels
+from medkit.catalog.snapshots import make_snapshot
 from medkit.catalog.store import Catalog
 from medkit.errors import CatalogError, UsageError
 from medkit.workspace import check_name
+
+# What may have a label, with the person of a picture that was told before.
+_LABELLABLE = """
+CREATE TEMP VIEW labellable AS
+SELECT instances.*, files.path,
+    NOT vanished AND duplicate IS DISTINCT FROM 'alias' AND shown.file IS NOT NULL AS counts
+FROM instances JOIN files USING (file)
+LEFT JOIN (SELECT file FROM raw_frames WHERE frame = 0) AS shown USING (file)
+WHERE kind IN ('image', 'non-dicom')
+"""
+_ALIASES = """
+CREATE TEMP VIEW aliases AS SELECT file, alias_of FROM instances WHERE alias_of IS NOT NULL
+"""
+_TWICE = """
+SELECT path, file, string_agg(value, ' and ' ORDER BY value) AS told
+FROM said SEMI JOIN contradicted USING (name, file) JOIN files USING (file)
+GROUP BY path, file ORDER BY path, file
+"""
+_VALUES = """
+SELECT value, count(*) AS images FROM said SEMI JOIN (SELECT file FROM labellable WHERE counts)
+USING (file) GROUP BY value ORDER BY value
+"""
 
 
 @dataclass(frozen=True)
@@ -172,62 +190,56 @@ def label_images(
         persons. Nothing is written then.
     """
     check_name(name)
-    tables = _read_tables(folder)
-    context = _list_images(tables)
-    records, blank = _describe(rule, name, context)
-    if replace:
-        records = [{"type": "forget-label", "name": name}, *records]
-    labels = match_labels([*read_journal(folder), *records], context)
-    labels = labels[labels["name"] == name]
-    if labels.empty:
-        raise CatalogError(f"no image would get a label {name!r}; see 'medkit show images'")
-    _refuse_conflicts(split_conflicts(labels)[1], context)
+    with Catalog.open(folder) as catalog:
+        database, segments = catalog.database, catalog.segments
+        for view in (_LABELLABLE, _ALIASES):
+            database.execute(view)
+        records, blank = _describe(rule, name, database)
+        if replace:
+            records = [{"type": "forget-label", "name": name}, *records]
+        known = [record for record in read_journal(folder) if record.get("name") == name]
+        match_labels(database, [*known, *records])
+        _refuse_conflicts(database)
+        if not database.arrow("SELECT 1 FROM said LIMIT 1"):
+            raise CatalogError(f"no image would get a label {name!r}; see 'medkit show images'")
+        values = {row["value"]: row["images"] for row in database.arrow(_VALUES).to_pylist()}
+        images = database.arrow("SELECT count_if(counts) FROM labellable").column(0)[0].as_py()
     append_journal(folder, records)
-    built = build(folder, tables)
-    counted = labels[labels["file"].isin(context.loc[context["counts"], "file"])]
+    built = make_snapshot(folder, segments)
     return Labelled(
         name,
         built.snapshot,
-        dict(sorted(Counter(counted["value"]).items())),
-        int(context["counts"].sum()) - len(counted),
+        values,
+        images - sum(values.values()),
         blank,
         sum(len(record["rows"]) for record in records if record["type"] == "persons"),
         built.warnings,
     )
 
 
-def _read_tables(folder: Path) -> Tables:
-    catalog = Catalog.open(folder)
-    return {name: catalog.arrow_table(name) for name in schema.READ_TABLES}
-
-
-def _list_images(tables: Tables) -> pd.DataFrame:
-    context = add_context(tables)
-    context["counts"] &= context["duplicate"].ne("alias").fillna(True)
-    return context[context["kind"].isin(["image", "non-dicom"])]
-
-
 def _describe(
-    rule: TableRule | ImageRule, name: str, context: pd.DataFrame
+    rule: TableRule | ImageRule, name: str, database: Database
 ) -> tuple[list[Record], int]:
     """Return the records to write, and how many rows were passed over."""
     record: Record = {"type": "label", "name": name}
     if isinstance(rule, ImageRule):
-        _check_rule(rule, context)
+        _check_rule(rule, database)
         record["origin"] = " ".join(filter(None, (rule.kind, rule.argument)))
         return [record | {"rule": rule.kind, "argument": rule.argument, "source": rule.source}], 0
     table = read_table(rule.file, name, rule.column, rule.on)
-    rows, keys = resolve_keys(table, context)
+    rows, keys = resolve_keys(table, database)
     record["origin"] = f"{rule.file.name}: {table.header}"
     record["on"] = keys
     record["rows"] = rows[[*keys, "value"]].drop_duplicates().to_numpy().tolist()
     return [record, *tell_persons(rows, keys)], table.blank
 
 
-def _check_rule(rule: ImageRule, context: pd.DataFrame) -> None:
-    if rule.source is not None and rule.source not in set(context["source"]):
-        known = ", ".join(sorted(context["source"].unique()))
-        raise UsageError(f"there is no source {rule.source!r}; there are: {known}")
+def _check_rule(rule: ImageRule, database: Database) -> None:
+    if rule.source is not None:
+        sources = "SELECT DISTINCT source FROM labellable ORDER BY source"
+        known = database.arrow(sources).column(0).to_pylist()
+        if rule.source not in known:
+            raise UsageError(f"there is no source {rule.source!r}; there are: {', '.join(known)}")
     if rule.kind == "tag" and rule.argument not in schema.HEADER.names:
         raise UsageError(
             f"the catalog keeps no tag {rule.argument!r}; it keeps {', '.join(schema.HEADER.names)}"
@@ -239,13 +251,12 @@ def _check_rule(rule: ImageRule, context: pd.DataFrame) -> None:
             raise UsageError(f"{rule.argument!r} is no regular expression: {error}") from None
 
 
-def _refuse_conflicts(conflicts: pd.DataFrame, context: pd.DataFrame) -> None:
-    if conflicts.empty:
+def _refuse_conflicts(database: Database) -> None:
+    told = database.arrow(_TWICE).to_pylist()
+    if not told:
         return
-    told = conflicts.merge(context[["file", "path"]], on="file").sort_values(["path", "value"])
-    images = told.groupby(["path", "file"])["value"].agg(" and ".join).reset_index()
     raise CatalogError(
-        f"{len(images)} images would have two labels: "
-        + enumerate_some(images["path"] + " (" + images["value"] + ")")
+        f"{len(told)} images would have two labels: "
+        + enumerate_some(f"{row['path']} ({row['told']})" for row in told)
         + "; join on something more exact, or forget the old labels with --replace"
     )

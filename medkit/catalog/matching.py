@@ -3,107 +3,188 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
 
+from medkit.catalog.database import Database
+from medkit.catalog.identity import compile_person_regex, match_person
 from medkit.catalog.journal import Record
 
-Context = pd.DataFrame
+# What is said of a copy is said of the image that stands for it; a rule that is given twice is
+# one, and has the origin that it had first.
+_SAID = """
+CREATE OR REPLACE TEMP TABLE said AS
+SELECT name, coalesce(alias_of, file) AS file, value, arg_min(origin, record) AS origin
+FROM matched JOIN sayings USING (record) LEFT JOIN aliases USING (file)
+GROUP BY ALL
+"""
+_CONTRADICTED = """
+CREATE OR REPLACE TEMP TABLE contradicted AS
+SELECT name, file FROM said GROUP BY name, file HAVING count(*) > 1
+"""
+_PICTURES = """
+CREATE OR REPLACE TEMP VIEW pictures AS
+SELECT instances.*, files.root, files.path FROM instances JOIN files USING (file)
+WHERE format <> 'dicom'
+"""
+_NAMED = pa.schema([("file", pa.string()), ("value", pa.string())])
 
 
-def match_patients(records: Iterable[Record], context: Context) -> dict[str, str]:
-    """Return the PatientID of each picture that a CSV named, the last one if named twice."""
-    patients: dict[str, str] = {}
-    pictures = context[context["format"] != "dicom"]
-    for record in records:
-        if record["type"] == "persons":
-            found = join_rows(pictures, record["on"], record["rows"])
-            patients |= dict(zip(found["file"], found["value"], strict=True))
-    return patients
+def tell_pictures(database: Database, records: Iterable[Record], rules: Mapping[str, str]) -> None:
+    """Make the table ``told``: ``file``, ``basis`` and ``patient`` of the pictures that have one.
 
-
-def match_labels(records: Iterable[Record], context: Context) -> pd.DataFrame:
-    """Return the columns of ``labels`` for all that the journal says.
-
-    A file may be there twice under one name with two values; see `split_conflicts`.
-    """
-    images = context[context["kind"].isin(["image", "non-dicom"])]
-    copies = images[images["alias_of"].notna()]
-    originals = dict(zip(copies["file"], copies["alias_of"], strict=True))
-    found: dict[str, list[pd.DataFrame]] = {}
-    for record in records:
-        if record["type"] == "forget-label":
-            found.pop(record["name"], None)
-        elif record["type"] == "label":
-            labels = match_label(record, images)
-            # What is said of a copy is said of the image that stands for it.
-            files = [originals.get(file, file) for file in labels["file"]]
-            labels = labels.assign(file=files, name=record["name"], origin=record["origin"])
-            found.setdefault(record["name"], []).append(labels)
-    pieces = [piece for pieces in found.values() for piece in pieces]
-    columns = ["name", "file", "value", "origin"]
-    joined = pd.concat(pieces) if pieces else pd.DataFrame(columns=columns)
-    return joined[columns].drop_duplicates(["name", "file", "value"])
-
-
-def match_label(record: Record, images: Context) -> pd.DataFrame:
-    """Return ``file`` and ``value`` of the images that one record labels."""
-    if "rows" in record:
-        return join_rows(images, record["on"], record["rows"])
-    if record["source"] is not None:
-        images = images[images["source"] == record["source"]]
-    values = _RULES[record["rule"]](images, record["argument"])
-    return pd.DataFrame({"file": images["file"], "value": values}).dropna()
-
-
-def join_rows(context: Context, on: list[str], rows: list[list[str]]) -> pd.DataFrame:
-    """Return ``file`` and ``value`` where the columns ``on`` are those of a row.
+    A picture has no header that names its person: a CSV does, or else a rule on its path.
 
     Parameters
     ----------
-    on : list of str
-        Columns of the context.
-    rows : list of list of str
-        Values of those columns, and the value to give.
+    database : Database
+        With the raw tables.
+    records : iterable of dict
+        The journal's.
+    rules : mapping of str to str
+        From root to regular expression.
     """
-    table = pd.DataFrame(rows, columns=[*on, "value"], dtype="string").drop_duplicates()
-    return context[["file", *on]].merge(table, on=on)[["file", "value"]]
+    database.execute(_PICTURES)
+    database.execute(
+        "CREATE TEMP TABLE told_by (record INTEGER, basis VARCHAR, file VARCHAR, value VARCHAR)"
+    )
+    compiled = {root: compile_person_regex(rule) for root, rule in rules.items()}
+    if compiled:
+        _insert_found(database, compiled)
+    for number, record in enumerate(records, 1):
+        if record["type"] == "persons":
+            join = _join_rows(database, record, "pictures")
+            database.execute(f"INSERT INTO told_by SELECT {number}, 'csv', file, value FROM {join}")
+    # Who is named twice has the last name; a rule comes before all records.
+    database.execute(
+        "CREATE TEMP TABLE told AS SELECT file, arg_max(basis, record) AS basis, "
+        "arg_max(value, record) AS patient FROM told_by GROUP BY file"
+    )
 
 
-def split_conflicts(labels: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the labels of files that have one value under a name, and those of the others."""
-    twice = labels.duplicated(["name", "file"], keep=False)
-    return labels[~twice], labels[twice]
+def match_labels(database: Database, records: Sequence[Record]) -> None:
+    """Make the tables ``said``, the rows of ``labels``, and ``contradicted``.
+
+    ``contradicted`` has the ``name`` and ``file`` of those that have two values of one name, and
+    so have none.
+
+    Parameters
+    ----------
+    database : Database
+        With ``labellable``: the columns of ``instances`` and ``path`` of what may have a label;
+        and ``aliases``: ``file`` and ``alias_of``.
+    records : sequence of dict
+        The journal's.
+    """
+    database.execute(
+        "CREATE OR REPLACE TEMP TABLE matched (record INTEGER, file VARCHAR, value VARCHAR)"
+    )
+    standing = list(_list_standing(records))
+    columns = {
+        "record": pa.array(range(len(standing)), pa.int32()),
+        "name": pa.array([record["name"] for record in standing], pa.string()),
+        "origin": pa.array([record["origin"] for record in standing], pa.string()),
+    }
+    database.register("sayings", pa.table(columns))
+    for number, record in enumerate(standing):
+        found = _match(database, record)
+        database.execute(
+            f"INSERT INTO matched SELECT {number}, file, value FROM {found} WHERE value IS NOT NULL"
+        )
+    database.execute(_SAID)
+    database.execute(_CONTRADICTED)
 
 
-def _by_folder(images: Context, argument: None) -> pd.Series[str]:
-    parents = images["path"].str.replace("!", "/").str.split("/").str[-2]
-    return parents.astype("string")
+def _list_standing(records: Sequence[Record]) -> Iterable[Record]:
+    """Yield the records of labels that were not forgotten later."""
+    forgotten = {
+        record["name"]: position
+        for position, record in enumerate(records)
+        if record["type"] == "forget-label"
+    }
+    for position, record in enumerate(records):
+        if record["type"] == "label" and forgotten.get(record["name"], -1) < position:
+            yield record
 
 
-def _by_tag(images: Context, keyword: str) -> pd.Series[str]:
-    values = images[keyword]
-    spelled = values.map(_spell, na_action="ignore")
-    return spelled.astype("string").where(values.notna())
+def _match(database: Database, record: Record) -> str:
+    """Return SQL for the ``file`` and ``value`` of what one record labels."""
+    if "rows" in record:
+        return _join_rows(database, record, "labellable")
+    rows = "labellable"
+    if record["source"] is not None:
+        database.register("chosen", pa.table({"source": [record["source"]]}))
+        rows = "(SELECT * FROM labellable SEMI JOIN chosen USING (source))"
+    return _RULES[record["rule"]](database, rows, record["argument"])
 
 
-def _spell(value: Any) -> str:
-    return str(value) if pd.api.types.is_scalar(value) else "\\".join(map(str, value))
+def _join_rows(database: Database, record: Record, rows: str) -> str:
+    """Return SQL for the ``file`` and ``value`` where some columns are those of a row."""
+    keys = [*record["on"], "value"]
+    columns = [pa.array(column, pa.string()) for column in zip(*record["rows"], strict=True)]
+    database.register("told_rows", pa.table(columns, names=keys))
+    on = ", ".join(f'"{key}"' for key in record["on"])
+    return f"(SELECT file, value FROM {rows} JOIN (SELECT DISTINCT * FROM told_rows) USING ({on}))"
 
 
-def _by_regex(images: Context, pattern: str) -> pd.Series[str]:
+def _by_folder(database: Database, rows: str, argument: None) -> str:
+    parts = "string_split(replace(path, '!', '/'), '/')"
+    return f"(SELECT file, {parts}[-2] AS value FROM {rows})"
+
+
+def _by_tag(database: Database, rows: str, keyword: str) -> str:
+    """Spell each value once, as Python does; many images share it."""
+    column = f'"{keyword}"'
+    values = database.arrow(
+        f"SELECT DISTINCT {column} FROM {rows} WHERE {column} IS NOT NULL"
+    ).column(0)
+    spelled = pa.array([_spell(value) for value in values.to_pylist()], pa.string())
+    database.register("spelled", pa.table({keyword: values, "value": spelled}))
+    return f"(SELECT file, value FROM {rows} JOIN spelled USING ({column}))"
+
+
+def _spell(value: Any) -> str | None:
+    if isinstance(value, list):
+        return "\\".join(map(str, value))
+    return str(value) if value == value else None  # NaN is no value
+
+
+def _by_regex(database: Database, rows: str, pattern: str) -> str:
     compiled = re.compile(pattern)
-
-    def find(path: str) -> str | None:
-        found = compiled.search(path)
-        return found.group(1 if compiled.groups else 0) if found else None
-
-    return images["path"].map(find).astype("string")
+    found = _search(database, f"SELECT file, path FROM {rows}", lambda path: _find(compiled, path))
+    database.register("found", found)
+    return "found"
 
 
-_RULES: dict[str, Callable[[Context, Any], pd.Series[str]]] = {
+def _find(rule: re.Pattern[str], path: str) -> str | None:
+    found = rule.search(path)
+    return found.group(1 if rule.groups else 0) if found else None
+
+
+def _search(database: Database, sql: str, find: Callable[..., str | None]) -> pa.Table:
+    """Return ``file``, and what a function makes of the other columns, where it makes something."""
+    pieces = [_NAMED.empty_table()]
+    for batch in database.batches(sql):
+        columns = (column.to_pylist() for column in batch.columns[1:])
+        values = pa.array(map(find, *columns), pa.string())
+        pieces.append(pa.table([batch.column(0), values], schema=_NAMED).filter(values.is_valid()))
+    return pa.concat_tables(pieces)
+
+
+def _insert_found(database: Database, rules: Mapping[str, re.Pattern[str]]) -> None:
+    database.register("ruled", pa.table({"root": [*rules]}))
+    found = _search(
+        database,
+        "SELECT file, root, path FROM pictures SEMI JOIN ruled USING (root)",
+        lambda root, path: match_person(rules[root], path),
+    )
+    database.register("found", found)
+    database.execute("INSERT INTO told_by SELECT 0, 'person-regex', file, value FROM found")
+
+
+_RULES: dict[str, Callable[[Database, str, Any], str]] = {
     "folder": _by_folder,
     "tag": _by_tag,
     "regex": _by_regex,

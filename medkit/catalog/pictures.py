@@ -1,20 +1,22 @@
 """The heads of pictures and volumes that are not DICOM; nothing is decoded.
 
-Pictures (PNG, JPEG, TIFF, BMP) say their size and depth as DICOM would; NIfTI, MetaImage and NRRD
-volumes are catalogued by format alone.
+Pictures (PNG, JPEG, TIFF, BMP) say their size and depth as DICOM would, and so do NIfTI, MetaImage
+and NRRD volumes (`volumefiles`), with the geometry of their slices.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
+from medkit.catalog import volumefiles
 from medkit.catalog.findings import Finding, UnreadableFileError
 
 Values = dict[str, Any]
 
-_VOLUMES = ("nifti", "metaimage", "nrrd")
 _GREY, _RGB, _PALETTE = "MONOCHROME2", "RGB", "PALETTE COLOR"
 
 # PNG colour types: samples, interpretation.
@@ -36,7 +38,7 @@ _TIFF_PHOTOMETRIC = {
 _PAGES = 100_000
 
 
-def read_picture(stream: BinaryIO, form: str) -> Finding:
+def read_picture(stream: BinaryIO, form: str, path: Path | None = None) -> Finding:
     """Read the head of a picture or volume.
 
     Parameters
@@ -45,23 +47,37 @@ def read_picture(stream: BinaryIO, form: str) -> Finding:
         Seekable, at any position.
     form : str
         What `triage.recognise` found.
+    path : Path, optional
+        Where the file is, if it is a file of this machine and no member of an archive: the voxels
+        of a volume may lie in a file beside it.
 
     Raises
     ------
     UnreadableFileError
         ``unreadable-header`` where the head is damaged or cut, or says a size of zero.
     """
-    if form in _VOLUMES:
-        return Finding("non-dicom", values={"format": form})
-    stream.seek(0)
     try:
-        values = _READERS[form](stream)
-    except (struct.error, KeyError, IndexError, ValueError, OverflowError) as error:
+        if form in volumefiles.FORMATS:
+            return volumefiles.read_volume(stream, form, path)
+        stream.seek(0)
+        return _describe(_READERS[form](stream), form)
+    except (
+        struct.error,
+        zlib.error,
+        KeyError,
+        IndexError,
+        ValueError,
+        OverflowError,
+    ) as error:
         raise UnreadableFileError(
-            "unreadable-header", f"damaged {form.upper()} head: {type(error).__name__}: {error}"
+            "unreadable-header",
+            f"damaged {form.upper()} head: {type(error).__name__}: {error}"[:300],
         ) from None
+
+
+def _describe(values: Values, form: str) -> Finding:
     if min(values["Rows"], values["Columns"]) <= 0:
-        raise UnreadableFileError("unreadable-header", f"{form.upper()} of size zero")
+        raise ValueError("size zero")
     values["format"] = form
     values["BitsStored"] = values["BitsAllocated"]
     frames = [{"frame": frame} for frame in range(values.pop("pages", 1))]

@@ -1,36 +1,44 @@
 """Walking trees of files, and turning them into a snapshot of the catalog.
 
-A scan looks at every file and opens those that changed since the last one. Each batch of files
-that was read is kept in ``partial/`` until the snapshot stands, so a scan that was killed goes
-on where it was.
+A scan is a pipeline: one thread walks, some read the files that changed since the last scan, and
+what is not plain is read in processes. Each segment is written as soon as its files are read, so
+memory is bounded, and a scan that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
-import pyarrow as pa
-
-from medkit.catalog import schema
-from medkit.catalog.building import Built, build
-from medkit.catalog.inspection import Entry, Tables, inspect_batch, name_reader, report_death
+from medkit.catalog.entries import Entries
+from medkit.catalog.inspection import name_reader
 from medkit.catalog.journal import find_roots, read_journal
-from medkit.catalog.parts import read_parts, select_files, take_unchanged, write_part
+from medkit.catalog.planning import Wanted, plan
+from medkit.catalog.rawvolumes import add_raw
+from medkit.catalog.reading import Reader, Share
 from medkit.catalog.roots import Root as Root  # what `scan` takes belongs to its face
 from medkit.catalog.roots import find_absent_roots, forget_roots, remember_roots
-from medkit.catalog.store import Catalog
+from medkit.catalog.segments import (
+    Counts,
+    Segment,
+    add_counts,
+    count_all,
+    is_sound,
+    read_segment,
+    sync_segment,
+)
+from medkit.catalog.snapshots import Built, make_snapshot
+from medkit.catalog.store import Manifest, list_snapshots, read_current
 from medkit.catalog.walking import walk
-from medkit.engine import Died, Progress, map_items, silent
+from medkit.engine import Progress, prefetch, silent
 from medkit.errors import CatalogError
-from medkit.workspace import remove_folder
+from medkit.workspace import remove_folder, sync
 
-_BATCH = 128
+_AHEAD = 8  # pieces that are walked before they are needed
 _WORDS = {
     "image": "images",
     "other-dicom": "other DICOM",
@@ -39,7 +47,6 @@ _WORDS = {
     "ignored": "ignored",
     "problem": "problems",
 }
-Counts = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Summary:
         Files, and members of archives, by kind and reason (``""`` where there is none).
     read, reused, vanished : int
         Files that were opened, that had not changed, and that are no longer there.
+    quick, slow : int
+        Of those opened: read by the compiled reader, and by pydicom and the like.
     persons : int
         In the whole catalog.
     warnings : list of str
@@ -71,14 +80,17 @@ class Summary:
     vanished: int
     persons: int
     warnings: list[str]
+    quick: int
+    slow: int
 
     @property
     def sentence(self) -> str:
         """The sum that proves that no file was dropped."""
         parts = [f"{sum(self.counts[kind].values()):,} {words}" for kind, words in _WORDS.items()]
+        slowly = f" ({self.slow:,}, {self.slow / self.read:.1%}, slowly)" if self.read else ""
         return (
-            f"{self.walked:,} files = {' + '.join(parts)}; {self.read:,} read, {self.reused:,} "
-            f"unchanged, {self.vanished:,} vanished; {self.persons:,} persons"
+            f"{self.walked:,} files = {' + '.join(parts)}; {self.read:,} read{slowly}, "
+            f"{self.reused:,} unchanged, {self.vanished:,} vanished; {self.persons:,} persons"
         )
 
     @property
@@ -90,6 +102,12 @@ class Summary:
             for reason in sorted({*self.counts[kind], *self.members[kind]})
         ]
 
+    def hide_warnings(self) -> Summary:
+        """Return the same with how many warnings there are; they may name persons and places."""
+        count = len(self.warnings)
+        told = [f"warnings that are hidden, for they may name persons: {count}"] if count else []
+        return replace(self, warnings=told)
+
 
 def scan(
     catalog_folder: Path,
@@ -99,7 +117,8 @@ def scan(
     workers: int | None = None,
     progress: Progress = silent,
     keep_identifiers: bool = False,
-    forget: Sequence[Path] = (),
+    forget: Sequence[Path | str] = (),
+    rebuild: bool = False,
 ) -> Summary:
     """Scan some folders, and make a new snapshot of the catalog.
 
@@ -115,118 +134,185 @@ def scan(
     engine, workers
         Where to read; see `medkit.engine.map_items`. The tables do not depend on it.
     progress : callable
-        Told of files read.
+        Told of files that are done; of how many, as soon as all are walked.
     keep_identifiers : bool
         Keep the person's name and birth date as well.
-    forget : sequence of Path
+    forget : sequence of Path or str
         Folders scanned before, such as one that moved, that are to leave the catalog.
+    rebuild : bool
+        Read every file of these folders again, and derive all from that and the journal. Files
+        that are no longer there are then forgotten.
 
     Raises
     ------
     UsageError
         If a folder is missing, lies in another one, or its person rule is no regular expression;
         or one to forget was never scanned.
+    CatalogError
+        If what was read of another folder is damaged.
     """
     forget_roots(catalog_folder, forget)
     remember_roots(catalog_folder, roots)
-    wanted = {entry.key: entry for root in roots for entry in walk(root, catalog_folder)}
-    missing = {key: entry for key, entry in wanted.items() if entry.finding is None}
-    files = len(missing)
-    kept = catalog_folder / "partial"
-    previous = _read_previous(catalog_folder)
-    reader = name_reader(keep_identifiers)
-    older = chain(read_parts(kept), [previous])
-    pieces = [take_unchanged(tables, missing, reader) for tables in older]
-    for tables in _read(list(missing.values()), keep_identifiers, engine, workers, progress):
-        write_part(kept, tables)
-        pieces.append(tables)
-    pieces.append(inspect_batch([entry for entry in wanted.values() if entry.finding]))
-    folders = {str(root.folder.resolve()) for root in roots}
-    known = find_roots(read_journal(catalog_folder)).keys()
-    pieces.extend(_keep_absent(previous, wanted, folders, known))
-    joined = {name: pa.concat_tables([piece[name] for piece in pieces]) for name in previous}
-    built = build(catalog_folder, joined, engine=engine, workers=workers)
-    remove_folder(kept)
-    return _summarise(catalog_folder, built, folders, len(missing), files - len(missing))
+    remove_folder(catalog_folder / "partial")
+    older = _find_older(catalog_folder)
+    known = find_roots(read_journal(catalog_folder))
+    scanned = {root.place: root for root in roots}
+    kept = [one for one in older if one.root in known and one.root not in scanned]
+    _check(catalog_folder, kept)
+    counter = _Counter(progress, sum(one.files for one in older if one.root in scanned))
+    found: dict[int, Segment] = {}
+    syncing = _Syncing(catalog_folder, older)
+
+    def stands(position: int, segment: Segment) -> None:
+        found[position] = segment
+        syncing.add(segment)
+        counter.count(segment.files)
+
+    reader = Reader(
+        catalog_folder,
+        keep_identifiers=keep_identifiers,
+        engine=engine,
+        workers=workers,
+        stands=stands,
+    )
+    version = name_reader(keep_identifiers)
+    plans = _plan(catalog_folder, list(scanned.values()), older, version, rebuild, counter)
+    with closing(plans), syncing:
+        reader.read(plans)
+    counter.count(0)
+    read = [found[position] for position in sorted(found)]
+    # Roots in order; within one, the segments are in the order of its paths.
+    segments = sorted([*kept, *read], key=lambda one: one.root)
+    built = make_snapshot(
+        catalog_folder,
+        [segment.name for segment in segments],
+        engine=engine,
+        workers=workers,
+        rebuild=rebuild,
+    )
+    remove_folder(catalog_folder / "partial")
+    return _summarise(catalog_folder, built, read, reader.share, scanned)
+
+
+def _plan(
+    folder: Path,
+    roots: Sequence[Root],
+    older: Sequence[Segment],
+    reader: str,
+    rebuild: bool,
+    counter: _Counter,
+) -> Generator[Segment | Wanted, None, None]:
+    """Yield what is to be done for all trees, one after the other."""
+    for root in sorted(roots, key=lambda root: root.place):
+        own = [segment for segment in older if segment.root == root.place]
+        met = walk(root.source, root.place, folder)
+        walked = prefetch((add_raw(entries, root.raw) for entries in met), _AHEAD)
+        with closing(walked):
+            yield from plan(
+                root.source, counter.watch(walked), own, folder, reader, rebuild=rebuild
+            )
+    counter.finish()
+
+
+class _Counter:
+    """Tells how many files are done, of how many."""
+
+    def __init__(self, progress: Progress, before: int) -> None:
+        self._progress = progress
+        self._before = before  # what there was at the last scan is a good guess
+        self._done = 0
+        self._walked = 0
+        self._finished = False
+
+    def watch(self, walked: Iterable[Entries]) -> Iterator[Entries]:
+        """Yield the same, and count."""
+        for entries in walked:
+            self._walked += len(entries)
+            yield entries
+
+    def finish(self) -> None:
+        """Say that all is walked."""
+        self._finished = True
+
+    def count(self, files: int) -> None:
+        """Say that so many more files are done."""
+        self._done += files
+        guess = self._before if self._before > self._walked else None
+        self._progress(self._done, self._walked if self._finished else guess, "files")
+
+
+class _Syncing:
+    """Brings segments to the disk while others are read: waiting for it takes no processor."""
+
+    def __init__(self, folder: Path, older: Iterable[Segment]) -> None:
+        self._folder = folder
+        self._synced = {segment.name for segment in older}
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: list[Future[None]] = []
+
+    def __enter__(self) -> _Syncing:
+        return self
+
+    def add(self, segment: Segment) -> None:
+        """Take a segment that stands."""
+        if segment.name not in self._synced:
+            self._synced.add(segment.name)
+            self._pending.append(self._pool.submit(sync_segment, self._folder, segment.name))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=error is not None)
+        if error is None:
+            for future in self._pending:
+                future.result()
+            if self._pending:
+                sync(self._folder / "segments")
+
+
+def _find_older(folder: Path) -> list[Segment]:
+    """Return the segments of the last snapshot that can be read; what is lost is read again."""
+    for snapshot in (read_current(folder), *reversed(list_snapshots(folder))):
+        try:
+            named = Manifest.read(folder, snapshot or "").segments
+        except CatalogError:
+            continue
+        found = [read_segment(folder, one["name"]) for one in named]
+        return [segment for segment in found if segment]
+    return []
+
+
+def _check(folder: Path, segments: Iterable[Segment]) -> None:
+    for segment in segments:
+        if not is_sound(folder, segment):
+            raise CatalogError(
+                f"what was read of {segment.root} is damaged; scan that folder too, or drop it "
+                "with --forget"
+            )
 
 
 def _summarise(
-    catalog_folder: Path, built: Built, folders: set[str], read: int, reused: int
+    folder: Path,
+    built: Built,
+    segments: Sequence[Segment],
+    share: Share,
+    scanned: Collection[str],
 ) -> Summary:
-    files = built.tables["files"].select(["root", "container", "kind", "reason", "vanished"])
-    rows = [row for row in files.to_pylist() if row["root"] in folders]
-    top = [row for row in rows if row["container"] is None]
-    here = [row for row in top if not row["vanished"]]
+    counts = add_counts(segment.counts for segment in segments)
+    persons = Manifest.read(folder, built.snapshot).tables["persons"]["rows"]
     return Summary(
         snapshot=built.snapshot,
-        walked=len(here),
-        counts=_count(here),
-        members=_count(row for row in rows if row["container"] and not row["vanished"]),
-        read=read,
-        reused=reused,
-        vanished=len(top) - len(here),
-        persons=len(built.tables["persons"]),
-        warnings=[*find_absent_roots(catalog_folder), *built.warnings],
+        walked=count_all(counts),
+        counts=counts,
+        members=add_counts(segment.members for segment in segments),
+        read=share.quick + share.slow,
+        reused=share.reused,
+        vanished=sum(segment.vanished for segment in segments),
+        persons=persons,
+        warnings=[*find_absent_roots(folder, scanned), *built.warnings],
+        quick=share.quick,
+        slow=share.slow,
     )
-
-
-def _read_previous(catalog_folder: Path) -> Tables:
-    try:
-        catalog = Catalog.open(catalog_folder)
-        return {name: catalog.arrow_table(name) for name in schema.READ_TABLES}
-    except CatalogError:  # none yet, or damaged: all is read again
-        return inspect_batch([])
-
-
-def _read(
-    entries: list[Entry],
-    keep_identifiers: bool,
-    engine: str,
-    workers: int | None,
-    progress: Progress,
-) -> Iterator[Tables]:
-    """Yield the rows of all files, a batch at a time; a batch that kills its reader is split."""
-    look = partial(inspect_batch, keep_identifiers=keep_identifiers)
-    batches = [entries[start : start + _BATCH] for start in range(0, len(entries), _BATCH)]
-    done = 0
-    suspects: list[Entry] = []
-    for outcome in map_items(look, batches, engine=engine, workers=workers):
-        if isinstance(outcome.result, Died):
-            suspects.extend(outcome.item)
-            continue
-        done += len(outcome.item)
-        progress(done, len(entries), "files")
-        yield outcome.result
-    for single in map_items(look, [[entry] for entry in suspects], engine=engine, workers=workers):
-        if isinstance(single.result, Died):
-            yield report_death(single.item[0], single.result.detail)
-        else:
-            yield single.result
-        done += 1
-        progress(done, len(entries), "files")
-
-
-def _keep_absent(
-    previous: Tables, wanted: Mapping[str, Entry], scanned: set[str], known: Set[str]
-) -> Iterator[Tables]:
-    """Yield the rows of files that this scan did not meet: of other roots, and vanished ones."""
-    files = previous["files"].select(["file", "container", "root", "vanished"]).to_pylist()
-    top = [
-        row
-        for row in files
-        if row["container"] is None and row["root"] in known and row["file"] not in wanted
-    ]
-    for vanished in (False, True):
-        keys = [
-            row["file"] for row in top if (row["vanished"] or row["root"] in scanned) is vanished
-        ]
-        yield select_files(previous, keys, vanished=vanished)
-
-
-def _count(rows: Iterable[Mapping[str, Any]]) -> Counts:
-    counts: Counts = {kind: {} for kind in _WORDS}
-    for (kind, reason), number in sorted(
-        Counter((row["kind"], row["reason"] or "") for row in rows).items()
-    ):
-        counts[kind][reason] = number
-    return counts

@@ -6,7 +6,7 @@ column's type; all others are lower case. Every file of a tree is exactly one ``
 ========== =====================================================================================
 image      a DICOM object of an image class that has pixel data
 other-dicom another DICOM object (``reason`` ``no-pixels``, ``not-an-image-class``, ``dicomdir``)
-non-dicom  a PNG, JPEG, TIFF or BMP picture, or a NIfTI, MetaImage or NRRD volume
+non-dicom  a PNG, JPEG, TIFF or BMP picture, or a NIfTI, MetaImage, NRRD or raw volume
 archive    a zip or tar whose members are rows of their own (``container``), or one inside another
 ignored    not an image, and why (``reason``)
 problem    not readable, and why (``reason``): the header cannot be trusted to its end
@@ -22,7 +22,9 @@ cut-header         the file ends before its header does, or before a value in it
 deflate-bomb       the data set inflates beyond any use
 name-not-text      the file's name is not UTF-8
 no-elements        a DICOM file without a data set
+raw-size           a described raw volume of another size than its shapes have
 reader-died        the process that read it was ended by the system
+reader-timeout     its reader did not come to an end
 too-nested         sequences in sequences, too deep to be read
 unreadable         the system does not let it be read
 unreadable-header  the bytes are not what the format says
@@ -32,6 +34,9 @@ and, of files that keep their kind:
 
 ================== =============================================================================
 bad-value          a value that cannot be read as what it should be; its column is null
+dicomdir-escape    a path in a DICOMDIR leaves its folder; it is not followed
+dicomdir-mismatch  a file that a DICOMDIR lists has another SOPInstanceUID
+dicomdir-missing   a file that a DICOMDIR lists is not there
 duplicate-uid      another image has its SOPInstanceUID, and other pixels
 encapsulation      compressed pixel data of a defined length, or native of an undefined one
 frame-count        NumberOfFrames cannot be; one frame is listed
@@ -40,7 +45,10 @@ label-conflict     two labels of one name; it has neither
 no-size            Rows, Columns or BitsAllocated missing, zero or negative
 no-transfer-syntax missing, and inferred from the bytes
 pixel-cut          the file ends before its pixel data do
+mosaic             a frame that shows a whole volume in tiles (Siemens); it is in no volume
 pixel-length       Rows x Columns need another length; a pad byte is fine (PS3.5 8.1.1)
+repeated-position  seen more than once; only the order of images tells which volume it is of
+voxels-not-read    a NIfTI, MetaImage or NRRD volume of a kind that is not read; it has no frames
 ================== =============================================================================
 """
 
@@ -69,7 +77,7 @@ FILES = pa.schema(
         ("reason", _text),
         ("detail", _text),
         ("vanished", _truth),
-        ("reader", _text),  # which version read it, and whether it kept identifiers
+        ("reader", _text),  # which version read it, and whether it kept identifiers; null: none did
     ]
 )
 
@@ -141,7 +149,7 @@ IDENTIFIERS = pa.schema([("PatientName", _text), ("PatientBirthDate", _text)])
 INSTANCES = pa.schema(
     [
         pa.field("file", _text),
-        pa.field("format", _text),  # dicom, png, jpeg, tiff, bmp, nifti, metaimage, nrrd
+        pa.field("format", _text),  # dicom, png, jpeg, tiff, bmp, nifti, metaimage, nrrd, raw
         pa.field("source", _text),
         pa.field("person", _text),
         pa.field("synthetic_uid", _truth),  # at least one UID was missing and has a surrogate
@@ -149,7 +157,8 @@ INSTANCES = pa.schema(
         *IDENTIFIERS,
         pa.field("has_modality_lut", _truth),
         pa.field("pixel_keyword", _text),  # PixelData, FloatPixelData, DoubleFloatPixelData
-        # Of the value's first byte; of a deflated file, counted in the inflated data set.
+        # Of the value's first byte; of a deflated file, counted in the inflated data set, and of a
+        # packed volume, in what it unpacks to.
         pa.field("pixel_offset", _integer),
         pa.field("pixel_length", _integer),  # as declared; -1 is undefined
         pa.field("encapsulated", _truth),
@@ -172,6 +181,10 @@ FRAMES = pa.schema(
         ("WindowCenter", _number),
         ("WindowWidth", _number),
         ("VOILUTFunction", _text),
+        # What tells repetitions apart.
+        ("EchoTime", _number),
+        ("TemporalPositionIdentifier", _integer),
+        ("DiffusionBValue", _number),
         ("volume", _text),
         ("slice", _integer),  # position along the normal, from 0
     ]
@@ -250,18 +263,53 @@ PERSONS = pa.schema(
 
 LABELS = pa.schema([("name", _text), ("file", _text), ("value", _text), ("origin", _text)])
 
-# Each table's schema, and the columns that its rows are sorted by.
-TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
-    "files": (FILES, ("source", "path", "file")),
-    "instances": (INSTANCES, ("source", "file")),
-    "frames": (FRAMES, ("file", "frame")),
+# What follows from all files together stands beside what was read from each, so that a new file
+# rewrites few rows: of an instance, ...
+MARKS = pa.schema(
+    [
+        ("file", _text),
+        ("person", _text),
+        ("patient", _text),  # the PatientID of a picture, which has none of its own
+        ("pixels_sha256", _text),
+        ("duplicate", _text),
+        ("alias_of", _text),
+    ]
+)
+# ... and of a frame; null where it lies in no volume.
+PLACES = pa.schema([("file", _text), ("frame", _integer), ("volume", _text), ("slice", _integer)])
+
+# What reading one file says of it, a row for each in the order of the files; the view of the
+# same name has what follows beside.
+READ_TABLES: dict[str, pa.Schema] = {
+    "files": FILES,
+    "instances": pa.schema(
+        [each for each in INSTANCES if each.name == "file" or each.name not in MARKS.names]
+    ),
+    "frames": pa.schema([each for each in FRAMES if each.name not in ("volume", "slice")]),
+    "problems": PROBLEMS,
+}
+
+# What follows from all files, and the columns that its rows are sorted by.
+DERIVED_TABLES: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
+    "marks": (MARKS, ()),  # as the instances
+    "places": (PLACES, ()),  # as the frames
+    "findings": (PROBLEMS, ("file", "code", "detail")),
     "series": (SERIES, ("source", "StudyInstanceUID", "SeriesInstanceUID")),
     "volumes": (VOLUMES, ("source", "StudyInstanceUID", "SeriesInstanceUID", "volume")),
     "studies": (STUDIES, ("source", "StudyInstanceUID")),
     "persons": (PERSONS, ("person",)),
     "labels": (LABELS, ("name", "file")),
-    "problems": (PROBLEMS, ("file", "code", "detail")),
 }
 
-# What is read from files, and kept by a re-scan; the other tables follow from these.
-READ_TABLES = ("files", "instances", "frames", "problems")
+# What can be asked for.
+TABLES: dict[str, pa.Schema] = {
+    "files": FILES,
+    "instances": INSTANCES,
+    "frames": FRAMES,
+    "series": SERIES,
+    "volumes": VOLUMES,
+    "studies": STUDIES,
+    "persons": PERSONS,
+    "labels": LABELS,
+    "problems": PROBLEMS,
+}

@@ -1,29 +1,42 @@
-"""The catalog on disk: snapshots of Parquet tables, and questions to them.
+"""The catalog on disk: snapshots, and questions to them.
 
-``CURRENT`` names the snapshot that holds. A snapshot is written beside and moved into place
-whole, so a reader never blocks a writer; its name is the hash of its content, so equal content is
-equal bytes. The one before stays, for who is still reading it. This is the one user of DuckDB.
+``CURRENT`` names the snapshot that holds. ``snapshots/`` has for each what follows from all files
+together, and ``snapshot.json``: the hashes of these tables, and of the `segments` that were read
+from the files. A snapshot is written beside and moved into place whole, and is named by its
+content; so a reader never blocks a writer, and equal content is equal bytes. The one before
+stays, for who is still reading it.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from medkit.catalog.schema import FRAMES, INSTANCES, TABLES
-from medkit.errors import CatalogError, UsageError
-from medkit.workspace import move_into_place, remove_folder, write_beside
+from medkit.catalog.database import Database
+from medkit.catalog.schema import DERIVED_TABLES, FRAMES, INSTANCES, PROBLEMS, READ_TABLES, TABLES
+from medkit.catalog.segments import is_same_file, table_path
+from medkit.engine import count_workers
+from medkit.errors import CatalogError, UsageError, WorkspaceError
+from medkit.workspace import dump_json, hash_json, read_json
 
 if TYPE_CHECKING:
-    import duckdb
+    import pandas as pd
 
+MANIFEST = "snapshot.json"
+_FORMAT = 2
+_MEMORY, _THREADS = "1GB", 4  # of a question
+
+# What stands beside what was read from each file.
+_BESIDE = {"instances": "marks", "frames": "places"}
 # Frames say these with functional groups resolved; the instance's own stand behind.
 _RESOLVED = ", ".join(name for name in FRAMES.names if name in INSTANCES.names)
 
@@ -39,6 +52,84 @@ WHERE files.kind IN ('image', 'non-dicom') AND NOT files.vanished
     AND instances.duplicate IS DISTINCT FROM 'alias'
 """
 _ORDER = "source, StudyInstanceUID, SeriesInstanceUID, InstanceNumber, path, frame"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a snapshot is made of.
+
+    Attributes
+    ----------
+    segments : list of dict
+        ``name``, and ``tables`` as in `medkit.catalog.segments.Segment`, in the order of rows.
+    tables : dict of str to dict
+        The same of each of `schema.DERIVED_TABLES`.
+    made_from : str
+        A hash of what these were derived from; no part of the snapshot's name.
+    warnings : list of str
+        What deriving them said.
+    """
+
+    segments: list[dict[str, Any]]
+    tables: dict[str, dict[str, Any]]
+    made_from: str
+    warnings: list[str]
+
+    @property
+    def name(self) -> str:
+        """The snapshot's name."""
+        return hash_json([_FORMAT, self.segments, self.tables])
+
+    def dump(self) -> bytes:
+        """Return the content of ``snapshot.json``."""
+        content = {**asdict(self), "format": _FORMAT}
+        return dump_json({**content, "checksum": hash_json(content)})
+
+    @classmethod
+    def read(cls, folder: Path, snapshot: str) -> Manifest:
+        """Return the manifest of a snapshot.
+
+        Raises
+        ------
+        CatalogError
+            If it is missing or damaged.
+        """
+        path = folder / "snapshots" / snapshot / MANIFEST
+        try:
+            content = read_json(path)
+            checksum = content.pop("checksum")
+            if checksum != hash_json(content) or content.pop("format") != _FORMAT:
+                raise CatalogError(f"{path} is damaged")
+            return cls(**content)
+        except WorkspaceError as error:
+            raise CatalogError(str(error)) from None
+        except (TypeError, AttributeError, KeyError):
+            raise CatalogError(f"{path} is not of this version of medkit") from None
+
+    def paths(self, folder: Path, table: str) -> list[Path]:
+        """Return the files of a table, in the order of its rows."""
+        if table in DERIVED_TABLES:
+            return [folder / "snapshots" / self.name / f"{table}.parquet"]
+        return [table_path(folder, segment["name"], table) for segment in self.segments]
+
+    def check(self, folder: Path) -> None:
+        """Compare every file with its hash.
+
+        Raises
+        ------
+        CatalogError
+            If one is not what was written; the message names it.
+        """
+        own = zip(DERIVED_TABLES, (self.tables[name] for name in DERIVED_TABLES), strict=True)
+        derived = ((self.paths(folder, name)[0], about) for name, about in own)
+        read = (
+            (table_path(folder, segment["name"], name), about)
+            for segment in self.segments
+            for name, about in segment["tables"].items()
+        )
+        for path, about in chain(derived, read):
+            if not is_same_file(path, about):
+                raise CatalogError(f"{path} is {'damaged' if path.exists() else 'missing'}")
 
 
 class Catalog:
@@ -57,25 +148,37 @@ class Catalog:
 
     @classmethod
     def open(cls, folder: Path) -> Catalog:
-        """Return the current snapshot of a catalog's folder.
+        """Return the current snapshot of a catalog's folder; each of its files is checked.
 
         Raises
         ------
         CatalogError
-            If there is none yet, or it is not complete.
+            If there is none yet, or a file of it is damaged; the message names that file, and
+            the last snapshot that is sound.
         """
-        current = folder / "CURRENT"
-        if not current.exists():
+        snapshot = read_current(folder)
+        if snapshot is None:
             raise CatalogError(f"there is no catalog in {folder}; run 'medkit catalog' first")
-        snapshot = current.read_text().strip()
         catalog = cls(folder, snapshot)
-        missing = [name for name in TABLES if not catalog._path(name).is_file()]
-        if missing:
+        try:
+            catalog.manifest.check(folder)
+        except CatalogError as error:
+            if read_current(folder) != snapshot:  # it was replaced while it was looked at
+                return cls.open(folder)
             raise CatalogError(
-                f"the snapshot {snapshot!r} of {folder} lacks {', '.join(missing)}; "
-                "run 'medkit catalog' again"
-            )
+                f"{error}; {_name_sound(folder, snapshot)}; run 'medkit catalog' to make it anew"
+            ) from None
         return catalog
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the snapshot is made of."""
+        return Manifest.read(self.folder, self.snapshot)
+
+    @property
+    def segments(self) -> list[str]:
+        """The names of the segments that it is made of, in order."""
+        return [segment["name"] for segment in self.manifest.segments]
 
     def table(self, name: str) -> pd.DataFrame:
         """Return one table, whole.
@@ -85,7 +188,7 @@ class Catalog:
         UsageError
             If there is no such table.
         CatalogError
-            If its file is damaged.
+            If a file of it is damaged.
         """
         return to_frame(self.arrow_table(name))
 
@@ -93,10 +196,11 @@ class Catalog:
         """Return one table as Arrow has it; see `table`."""
         if name not in TABLES:
             raise UsageError(f"there is no table {name!r}; there are {', '.join(TABLES)}, images")
-        try:
-            return pq.read_table(self._path(name))
-        except (OSError, pa.ArrowException) as error:
-            raise CatalogError(f"{self._path(name)} is damaged: {error}") from None
+        if name in _BESIDE:
+            return _paste(self._read(name), self._read(_BESIDE[name]), TABLES[name])
+        if name == "problems":
+            return pa.concat_tables([self._read(name), self._read("findings")])
+        return self._read(name)
 
     def query(self, sql: str) -> pd.DataFrame:
         """Return the answer to one SELECT over the tables and the view ``images``.
@@ -106,15 +210,27 @@ class Catalog:
         UsageError
             If it is not one SELECT, or DuckDB cannot answer it; the message has DuckDB's words.
         """
-        import duckdb
+        return to_frame(self.database.answer(sql))
 
-        try:
-            statements = self._connection.extract_statements(sql)
-            if [one.type for one in statements] != [duckdb.StatementType.SELECT]:
-                raise UsageError("the catalog answers one SELECT at a time, and is never changed")
-            return to_frame(self._connection.sql(sql).to_arrow_table())
-        except duckdb.Error as error:
-            raise UsageError(f"the catalog cannot answer: {error}") from None
+    def stream(self, sql: str, *, prelude: Sequence[str] = ()) -> pa.RecordBatchReader:
+        """Return the answer to one SELECT, some rows at a time.
+
+        Parameters
+        ----------
+        sql : str
+            As of `query`.
+        prelude : sequence of str
+            Statements to follow first, in a database of this answer's own.
+
+        Raises
+        ------
+        UsageError
+            As of `query`.
+        """
+        database = self._open_database()
+        for statement in prelude:
+            database.execute(statement)
+        return database.stream(sql)
 
     def select(self, where: str | None = None) -> pd.DataFrame:
         """Return the rows of ``images`` that fulfil an SQL condition, all of them by default.
@@ -132,7 +248,7 @@ class Catalog:
 
     def label_names(self) -> list[str]:
         """Return the names of the labels, sorted."""
-        return sorted(self.table("labels")["name"].unique())
+        return sorted(pc.unique(self.arrow_table("labels")["name"]).to_pylist())
 
     def labels(self, name: str) -> pd.DataFrame:
         """Return ``file`` and ``value`` of every file that has this label.
@@ -142,65 +258,65 @@ class Catalog:
         UsageError
             If there is no label of that name.
         """
-        labels = self.table("labels")
-        if name not in set(labels["name"]):
-            known = ", ".join(sorted(labels["name"].unique())) or "none; see 'medkit label'"
+        names = self.label_names()
+        if name not in names:
+            known = ", ".join(names) or "none; see 'medkit label'"
             raise UsageError(f"there is no label {name!r}; there are: {known}")
-        return labels.loc[labels["name"] == name, ["file", "value"]].reset_index(drop=True)
-
-    def _path(self, table: str) -> Path:
-        return self.folder / "snapshots" / self.snapshot / f"{table}.parquet"
+        labels = self.arrow_table("labels")
+        return to_frame(labels.filter(pc.equal(labels["name"], name)).select(["file", "value"]))
 
     @cached_property
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        """Tables as views, in memory; a query reaches these files and nothing else."""
-        import duckdb
+    def database(self) -> Database:
+        """The tables as views, in memory; a query reaches their files and nothing else."""
+        return self._open_database()
 
-        connection = duckdb.connect()
-        for name in TABLES:
-            path = _quote(str(self._path(name)))
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({path})")
-        connection.execute(_IMAGES)
-        paths = ", ".join(_quote(str(self._path(name))) for name in TABLES)
-        for setting in (
-            f"allowed_paths = [{paths}]",
-            "enable_external_access = false",
-            # Otherwise a name in a query may mean a variable of the program that asks.
-            "python_enable_replacements = false",
-            "lock_configuration = true",
-        ):
-            connection.execute(f"SET {setting}")
-        return connection
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if "database" in self.__dict__:
+            self.database.close()
+
+    def _open_database(self) -> Database:
+        tables = {name: self.manifest.paths(self.folder, name) for name in DERIVED_TABLES}
+        for name in READ_TABLES:
+            raw = name if name == "files" else f"raw_{name}"
+            tables[raw] = self.manifest.paths(self.folder, name)
+        threads = min(_THREADS, count_workers(None))  # each wants memory of its own
+        database = Database.open(tables, memory=_MEMORY, threads=threads, private=True)
+        for statement in _VIEWS:
+            database.execute(statement)
+        return database
+
+    def _read(self, name: str) -> pa.Table:
+        """Return a table as it is stored."""
+        schema = READ_TABLES[name] if name in READ_TABLES else DERIVED_TABLES[name][0]
+        pieces = [schema.empty_table()]
+        for path in self.manifest.paths(self.folder, name):
+            try:
+                pieces.append(pq.ParquetFile(path).read())
+            except (OSError, pa.ArrowException) as error:
+                raise CatalogError(f"{path} is damaged: {error}") from None
+        return pa.concat_tables(pieces)
 
 
-def write_snapshot(folder: Path, tables: Mapping[str, pa.Table]) -> str:
-    """Write the tables as the current snapshot, and return its name.
+def read_current(folder: Path) -> str | None:
+    """Return the name of the snapshot that holds, or None where there is none yet."""
+    try:
+        return (folder / "CURRENT").read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
 
-    Parameters
-    ----------
-    folder : Path
-        The catalog's.
-    tables : mapping of str to pyarrow.Table
-        Every table of `schema.TABLES`.
-    """
-    snapshots = folder / "snapshots"
-    beside = snapshots / ".part"
-    remove_folder(beside)
-    beside.mkdir(parents=True)
-    for name, (_, order) in TABLES.items():
-        ordered = tables[name].sort_by([(column, "ascending") for column in order])
-        path = beside / f"{name}.parquet"
-        pq.write_table(ordered.combine_chunks(), path, compression="zstd")
-        move_into_place(path, path)
-    snapshot = _hash_files(beside)
-    target = snapshots / snapshot
-    if target.is_dir() and _hash_files(target) == snapshot:
-        remove_folder(beside)
-    else:
-        remove_folder(target)
-        beside.replace(target)
-    _point_at(folder, snapshot)
-    return snapshot
+
+def list_snapshots(folder: Path) -> list[str]:
+    """Return the names of what stands under ``snapshots``, sorted."""
+    place = folder / "snapshots"
+    return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
@@ -209,48 +325,62 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def to_table(frame: pd.DataFrame, name: str) -> pa.Table:
-    """Return a DataFrame as the table of that name; columns that it lacks are null."""
-    schema = TABLES[name][0]
-    arrays = [_to_array(frame.get(field.name), field.type, len(frame)) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+def _paste(read: pa.Table, beside: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with what follows from all files beside; both have the same rows."""
+    if not read["file"].equals(beside["file"]):
+        raise CatalogError("the snapshot has rows that do not belong together; scan again")
+    columns = {name: beside[name] for name in beside.schema.names} | {
+        name: read[name] for name in read.schema.names
+    }
+    if "patient" in columns:  # of a picture, which has no PatientID of its own
+        columns["PatientID"] = pc.coalesce(columns["PatientID"], columns["patient"])
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _to_array(column: pd.Series[Any] | None, kind: pa.DataType, length: int) -> pa.Array:
-    # An empty column of pandas has a type of its own, which Arrow cannot always turn into ours.
-    if column is None or column.isna().all():
-        return pa.nulls(length, kind)
-    return pa.array(column, kind, from_pandas=True)
+def _show(table: str) -> str:
+    """Return the statement that makes the view of a table out of what is stored."""
+    beside = _BESIDE[table]
+    own = set(READ_TABLES[table].names)
+    columns = [
+        f"{'raw' if name in own else 'beside'}.{name}"
+        if name != "PatientID"
+        else "coalesce(raw.PatientID, beside.patient) AS PatientID"
+        for name in TABLES[table].names
+    ]
+    keys = "file" if table == "instances" else "file, frame"
+    return (
+        f"CREATE VIEW {table} AS SELECT {', '.join(columns)} "
+        f"FROM raw_{table} AS raw JOIN {beside} AS beside USING ({keys})"
+    )
+
+
+_VIEWS = (
+    _show("instances"),
+    _show("frames"),
+    f"CREATE VIEW problems AS SELECT {', '.join(PROBLEMS.names)} FROM raw_problems "
+    f"UNION ALL SELECT {', '.join(PROBLEMS.names)} FROM findings",
+    _IMAGES,
+)
+
+
+def _name_sound(folder: Path, damaged: str) -> str:
+    """Return a sentence about the snapshots that can still be read."""
+    sound = []
+    for snapshot in list_snapshots(folder):
+        if snapshot != damaged:
+            try:
+                Manifest.read(folder, snapshot).check(folder)
+            except CatalogError:
+                continue
+            sound.append(snapshot)
+    return f"the one before, {sound[-1]}, is sound" if sound else "no other snapshot is sound"
 
 
 def _pandas_type(kind: pa.DataType) -> pd.api.extensions.ExtensionDtype | None:
+    import pandas as pd
+
     if pa.types.is_integer(kind):
         return pd.Int64Dtype()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return pd.StringDtype()
     return None
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _hash_files(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(f"{path.name}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
-def _point_at(folder: Path, snapshot: str) -> None:
-    """Make a snapshot the current one, and remove all but it and the one before."""
-    current = folder / "CURRENT"
-    before = current.read_text().strip() if current.exists() else snapshot
-    with write_beside(current) as beside:
-        beside.write_text(f"{snapshot}\n")
-    if before == snapshot:
-        return
-    for stale in (folder / "snapshots").iterdir():
-        if stale.name not in (snapshot, before):
-            remove_folder(stale)

@@ -22,6 +22,7 @@ import zlib
 from pydicom.datadict import dictionary_has_tag
 from pydicom.valuerep import VR
 
+UNFINISHED = ".part"  # what the names of downloads under way end in
 HEAD = 1024  # bytes that `recognise` looks at
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -64,7 +65,7 @@ _FIRST_LENGTH = 1024  # what the first element of a data set may plausibly hold
 
 def is_unfinished(name: str) -> bool:
     """Say whether a name is that of a download under way, which must not be looked into."""
-    return name.endswith(".part")
+    return name.endswith(UNFINISHED)
 
 
 def recognise(head: bytes, size: int) -> str:

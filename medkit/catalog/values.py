@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medkit.catalog.findings import Problem
 
 # Value multiplicities that geometry relies on (PS3.6).
-_COUNTS = {
+VALUE_COUNTS = {
     "PixelSpacing": 2,
     "ImagerPixelSpacing": 2,
     "NominalScannedPixelSpacing": 2,
@@ -79,7 +79,7 @@ def _convert(name: str, kind: pa.DataType, value: Any) -> Any:
         return None
     several = [*value] if isinstance(value, MultiValue) else [value]
     converted = _CONVERTERS[kind](several)
-    count = _COUNTS.get(name)
+    count = VALUE_COUNTS.get(name)
     if count is not None and len(converted) != count:
         raise ValueError(f"has {len(converted)} values, not {count}")
     return converted

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medkit.cli.options import (
     HERE,
+    AnonymiseOption,
     EngineOption,
     JsonOption,
     WorkersOption,
     WorkspaceOption,
 )
-from medkit.cli.terminal import print_json, print_table, say, show_progress
+from medkit.cli.terminal import print_json, print_summary, print_table, say, show_progress
 from medkit.workspace import Workspace
 
 
 def catalog(
     roots: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Folders to scan; by default raw/ and those scanned before."),
+        list[str] | None,
+        typer.Argument(
+            help="Folders to scan, or URLs (s3://, sftp://); by default raw/ and those scanned "
+            "before."
+        ),
     ] = None,
     workspace: WorkspaceOption = HERE,
     source: Annotated[
@@ -36,7 +39,7 @@ def catalog(
         ),
     ] = None,
     forget: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             metavar="FOLDER",
             help="Drop a folder scanned before from the catalog, such as one that moved.",
@@ -45,8 +48,17 @@ def catalog(
     keep_identifiers: Annotated[
         bool, typer.Option("--keep-identifiers", help="Keep names and birth dates as well.")
     ] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Read every file again, and make the catalog anew from files and journal; files "
+            "that are no longer there are forgotten.",
+        ),
+    ] = False,
     engine: EngineOption = "local",
     workers: WorkersOption = None,
+    anonymise: AnonymiseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Index any tree of files; again and again, only what changed is read."""
@@ -54,6 +66,8 @@ def catalog(
 
     from medkit.catalog.roots import choose_roots
     from medkit.catalog.scan import scan
+    from medkit.catalog.store import Catalog
+    from medkit.catalog.summary import summarise
 
     home = Workspace(workspace)
     chosen = choose_roots(home, roots or [], source, person_regex, forget or [])
@@ -66,12 +80,16 @@ def catalog(
             progress=progress,
             keep_identifiers=keep_identifiers,
             forget=forget or [],
+            rebuild=rebuild,
         )
+    if anonymise:
+        summary = summary.hide_warnings()
     if as_json:
         print_json(asdict(summary))
         return
     say(summary.sentence)
     columns = ("kind", "reason", "files", "members of archives")
     print_table("what was found", columns, summary.rows)
+    print_summary(summarise(Catalog.open(home.catalog), anonymised=anonymise))
     for warning in summary.warnings:
         say(f"note: {warning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,39 @@ ClassesOption = Annotated[
 MinPersonsOption = Annotated[
     int | None,
     typer.Option("--min-persons", min=1, help="Set aside classes with fewer persons."),
+]
+
+
+class Format(StrEnum):
+    """How an answer is written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="By default what the suffix of --output says, or a table."),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="A file, which appears when it is whole.")
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        min=0,
+        help="Rows at most, 0 for all; by default 20 of a table, and all otherwise.",
+    ),
+]
+AnonymiseOption = Annotated[
+    bool,
+    typer.Option(
+        "--anonymise-output",
+        help="Show pseudonyms instead of IDs, UIDs, paths, names, dates and descriptions.",
+    ),
 ]
 
 HERE = Path()

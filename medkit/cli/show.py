@@ -6,32 +6,60 @@ from typing import Annotated
 
 import typer
 
-from medkit.cli.options import HERE, JsonOption, WorkspaceOption
-from medkit.cli.terminal import print_json, print_table
+from medkit.cli.options import (
+    HERE,
+    AnonymiseOption,
+    FormatOption,
+    JsonOption,
+    LimitOption,
+    OutputOption,
+    WorkspaceOption,
+)
+from medkit.cli.terminal import SCREEN, print_answer, print_summary
 from medkit.workspace import Workspace
 
 
 def show(
     table: Annotated[
-        str, typer.Argument(help="A table, or 'images', or 'tables' for what there is.")
+        str,
+        typer.Argument(
+            help="files, instances, frames, images, series, volumes, studies, persons, labels, "
+            "problems, 'summary', or 'tables' for how many rows each has."
+        ),
     ] = "tables",
     workspace: WorkspaceOption = HERE,
-    sql: Annotated[
-        str | None, typer.Option(help="A SELECT over the tables, instead of a table.")
-    ] = None,
     where: Annotated[
         str | None, typer.Option(help="Only rows that fulfil this SQL condition.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Rows to show; 0 for all.")] = 20,
+    columns: Annotated[str, typer.Option(help="Only these, commas between.")] = "",
+    form: FormatOption = None,
+    output: OutputOption = None,
+    limit: LimitOption = None,
+    anonymise: AnonymiseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look into the catalog: its tables, or the answer to a question in SQL."""
+    """Look into the catalog: its tables, or a summary of them.
+
+    CSV and JSON hold the values as they are: a text that a spreadsheet would take for a formula
+    stays that text. With --anonymise-output, --where meets pseudonyms too.
+    """
+    from medkit.catalog.exports import choose_form
     from medkit.catalog.listing import look_up
     from medkit.catalog.store import Catalog
+    from medkit.catalog.summary import summarise
 
+    chosen = choose_form(form, output, as_json)
     catalog = Catalog.open(Workspace(workspace).catalog)
-    found = look_up(catalog, table, sql=sql, where=where, limit=limit)
-    if as_json:
-        print_json(found.records)
-    else:
-        print_table(found.title, found.columns, found.rows, note=found.note)
+    if table == "summary":
+        print_summary(summarise(catalog, anonymised=anonymise), chosen, output)
+        return
+    answer = look_up(
+        catalog,
+        table,
+        where=where,
+        columns=[name.strip() for name in columns.split(",") if name.strip()],
+        limit=SCREEN if limit is None and chosen == "table" else limit or 0,
+        brief=chosen == "table",
+        anonymised=anonymise,
+    )
+    print_answer(answer, chosen, output, limit)

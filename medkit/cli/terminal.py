@@ -6,19 +6,31 @@ control sequences.
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
+from medkit.errors import UsageError
 from medkit.text import reveal
+from medkit.workspace import dump_json, write_beside
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
+    from medkit.catalog.listing import Answer
+    from medkit.catalog.summary import Summary
     from medkit.engine import Progress
+
+SCREEN = 20  # rows of a table
+_RECENT = 30.0  # seconds that a rate is taken over
+_MODALITIES = 8  # rows of a summary that a person sees
 
 
 def clean(value: object) -> str:
@@ -70,9 +82,109 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     print_table(title, ("", ""), list(facts.items()))
 
 
+def print_answer(answer: Answer, form: str, output: Path | None, limit: int | None) -> None:
+    """Print an answer of the catalog in one of the forms of `exports`, or as a table.
+
+    Parameters
+    ----------
+    limit : int, optional
+        Rows at most, 0 for all; by default so many as fit a screen, and all of another form.
+    """
+    from medkit.catalog.exports import export
+    from medkit.catalog.listing import cut, preview
+
+    if form == "table":
+        shown = preview(answer, SCREEN if limit is None else limit)
+        print_table(shown.title, shown.columns, shown.rows, note=shown.note)
+        return
+    with open_output(output, text=form != "parquet") as sink:
+        export(cut(answer.batches, limit or 0), form, sink)
+
+
+def print_summary(summary: Summary, form: str = "table", output: Path | None = None) -> None:
+    """Print what is in a catalog, on one screen, or all of it as JSON.
+
+    Raises
+    ------
+    UsageError
+        If another form is asked for.
+    """
+    from medkit.catalog.summary import describe, tell
+
+    if form == "json":
+        with open_output(output) as sink:
+            sink.write(dump_json(summary.to_json()))
+        return
+    if form != "table":
+        raise UsageError(f"a summary is a table or JSON, not {form}")
+    print_facts(f"catalog {summary.snapshot}", describe(summary))
+    columns = ("modality", "images", "series", "persons")
+    rows = [
+        [tell(row["value"]), row["images"], row["series"], row["persons"]]
+        for row in summary.modalities
+    ]
+    print_table("modalities", columns, rows[:_MODALITIES], note=_tell_more(rows))
+
+
+def _tell_more(rows: Sequence[Sequence[Any]]) -> str:
+    rest = rows[_MODALITIES:]
+    if not rest:
+        return ""
+    return f"and {len(rest):,} more with {sum(row[1] for row in rest):,} images; --json has all"
+
+
+@contextmanager
+def open_output(path: Path | None, *, text: bool = True) -> Iterator[IO[bytes]]:
+    """Yield where an answer is written: a file, which appears when it is whole, or standard output.
+
+    On a terminal, characters that would act unseen are shown instead, as everywhere.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The file; by default standard output.
+    text : bool
+        Whether what comes is text.
+
+    Raises
+    ------
+    UsageError
+        If it is not text and would go to a terminal.
+    """
+    if path is not None and path.exists() and not path.is_file():  # a pipe, or a device
+        with path.open("wb") as handle:
+            yield handle
+    elif path is not None:
+        with write_beside(path.resolve()) as beside, beside.open("wb") as handle:
+            yield handle
+    elif not sys.stdout.isatty():
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    elif text:
+        yield cast("IO[bytes]", _Revealed(sys.stdout))
+    else:
+        raise UsageError("this is no text for a terminal: give --output FILE, or a pipe")
+
+
+class _Revealed(io.RawIOBase):
+    """Takes text as bytes and shows it, its lines kept, on a terminal."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        text = self._decoder.decode(bytes(content))
+        self._terminal.write("\n".join(map(reveal, text.split("\n"))))
+        return len(content)
+
+
 @contextmanager
 def show_progress(title: str) -> Iterator[Progress]:
-    """Yield a function that stages report to; draws bars with rate and time left.
+    """Yield a function that stages report to; draws a bar with rate, and time left or gone.
 
     Nothing is drawn where standard error is not a terminal.
     """
@@ -82,26 +194,58 @@ def show_progress(title: str) -> Iterator[Progress]:
         yield silent
         return
     with _bars() as bars:
-        task = bars.add_task(clean(title), total=None, unit="", rate="")
+        yield _follow(bars, title)
 
-        def report(done: int, total: int | None, unit: str) -> None:
-            speed = bars.tasks[task].speed
-            rate = f"{speed:,.0f} {unit}/s" if speed else unit
-            bars.update(task, completed=done, total=total, rate=rate)
 
-        yield report
+def _follow(bars: Bars, title: str) -> Progress:
+    """Return a function that moves a bar, and starts it anew where what is counted changes.
+
+    The rate is that of the last seconds. It is not rich's own, which forgets what it knows
+    whenever the total grows, as it does while a tree is still walked.
+    """
+    task = bars.add_task(clean(title), total=None, rate="", clock="")
+    counted = ""
+    marks: deque[tuple[float, int]] = deque()
+
+    def report(done: int, total: int | None, unit: str) -> None:
+        nonlocal counted
+        if unit != counted:
+            marks.clear()
+            bars.reset(task)
+            bars.tasks[task].total = None
+            counted = unit
+        now = bars.get_time()
+        if not marks or now - marks[-1][0] > _RECENT / 100:
+            marks.append((now, done))
+        while len(marks) > 1 and now - marks[1][0] > _RECENT:
+            marks.popleft()
+        since, before = marks[0]
+        rate = (done - before) / (now - since) if now > since else 0.0
+        if rate > 0 and total is not None:
+            clock = f"{_clock((total - done) / rate)} left"
+        else:
+            clock = f"{_clock(bars.tasks[task].elapsed)} gone"
+        words = f"{rate:,.0f} {unit}/s" if rate > 0 else unit
+        bars.update(task, completed=done, total=total, rate=words, clock=clock)
+
+    return report
+
+
+def _clock(seconds: float | None) -> str:
+    minutes, rest = divmod(int(seconds or 0), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _bars() -> Bars:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     return Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TextColumn("{task.fields[clock]}", markup=False),
         console=_console(stderr=True),
         transient=True,
     )

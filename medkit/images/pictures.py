@@ -18,7 +18,6 @@ from medkit.images.rows import Row, is_grey, read_column
 
 Pixels = npt.NDArray[Any]
 
-FORMATS = ("png", "jpeg", "tiff", "bmp")
 # Colours that a decoder gives as RGB, whatever the file has.
 _AS_RGB = ("RGB", "PALETTE COLOR", "YBR_FULL")
 _SIZE_LIMIT = 2**30

@@ -22,7 +22,7 @@ codestream-size      it has another size than the header says
 all-padding          nothing but padding is in it
 file-changed         since it was catalogued
 file-unreadable      the file, or the archive it is in, is gone or damaged
-format-not-supported NIfTI, MetaImage and NRRD volumes, so far
+format-not-supported neither DICOM nor a picture nor a volume
 fragments            the frame is not among the encapsulated fragments
 lookup-table         its palette or Modality LUT cannot be read
 no-frame             the object has fewer frames
@@ -49,11 +49,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medkit.errors import PixelError
-from medkit.images import decoding, pictures
+from medkit.images import decoding, pictures, stacks
 from medkit.images.decoding import Decoded
 from medkit.images.lookups import Lookup, read_modality_lut, read_palette
 from medkit.images.resampling import Spacing
-from medkit.images.rows import Row, is_grey, open_file, read_column
+from medkit.images.rows import Row, is_grey, is_picture, open_file, read_column
 from medkit.images.scales import (
     Scale,
     choose_fill,
@@ -216,10 +216,10 @@ def name_array(row: Row) -> str:
         If the header says that the frame cannot be normalised.
     """
     form = read_column(row, "format")
-    if form in pictures.FORMATS:
+    if is_picture(row):
         return _name_picture_array(row)
-    if form != "dicom":
-        raise PixelError("format-not-supported", f"pixels of {form} are not read yet")
+    if form != "dicom" and form not in stacks.FORMATS:
+        raise PixelError("format-not-supported", f"pixels of {form} are not read")
     # PS3.3 C.8.16.2.1.1.1: a grey image whose upper values index a palette.
     if read_column(row, "PixelPresentation") in ("COLOR", "MIXED") and is_grey(row):
         raise PixelError("supplemental-palette", "part of the grey range is meant to be colour")
@@ -252,15 +252,17 @@ def _name_colour_array(row: Row) -> str:
 
 
 def decode(stream: BinaryIO, row: Row) -> Decoded:
-    """Return the stored values of a frame, of a DICOM object or a picture.
+    """Return the stored values of a frame, of a DICOM object, a picture or a volume.
 
     Raises
     ------
     PixelError
-        As `decoding.decode_frame` or `pictures.decode_picture`.
+        As `decoding.decode_frame`, `pictures.decode_picture` or `stacks.decode_slice`.
     """
-    if row["format"] in pictures.FORMATS:
+    if is_picture(row):
         return pictures.decode_picture(stream, row)
+    if row["format"] in stacks.FORMATS:
+        return stacks.decode_slice(stream, row)
     return decoding.decode_frame(stream, decoding.read_module(row), int(row["frame"]))
 
 

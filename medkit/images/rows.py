@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,9 +11,13 @@ import numpy as np
 import pandas as pd
 
 from medkit.errors import PixelError, SourceError
+from medkit.sources import trees
+from medkit.sources.trees import is_remote, locate_file, stat_file
 from medkit.sources.unpacking import open_member
 
 Row = Mapping[str, Any]
+
+PICTURES = ("png", "jpeg", "tiff", "bmp")
 
 
 def read_column(row: Row, name: str, default: Any = None) -> Any:
@@ -27,6 +31,11 @@ def read_column(row: Row, name: str, default: Any = None) -> Any:
 def is_grey(row: Row) -> bool:
     """Say whether pixels are grey: one sample each, and not the index of a colour."""
     return read_column(row, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+
+
+def is_picture(row: Row) -> bool:
+    """Say whether a file is a picture, that is there to be looked at and measures nothing."""
+    return row["format"] in PICTURES
 
 
 @contextmanager
@@ -46,9 +55,11 @@ def open_file(row: Row) -> Iterator[BinaryIO]:
         ``file-unreadable``: it is gone or not readable, or its archive is damaged.
     """
     try:
-        file, member = _find_file(Path(row["root"]), str(row["path"]))
-        _check_unchanged(file, row, None if member else read_column(row, "size"))
-        with open_member(file, member) if member else file.open("rb") as stream:
+        root = str(row["root"])
+        file, member = _find_file(root, str(row["path"]))
+        size = None if member else read_column(row, "size")
+        _check_unchanged(root, file, row, size)
+        with _open(root, file, member, size) as stream:
             yield stream
     except OSError as error:
         raise PixelError("file-unreadable", str(error.strerror or type(error).__name__)) from None
@@ -56,18 +67,34 @@ def open_file(row: Row) -> Iterator[BinaryIO]:
         raise PixelError("file-unreadable", str(error)) from None
 
 
-def _find_file(root: Path, path: str) -> tuple[Path, str]:
-    """Return the file on disk, and the member of it or an empty text."""
+def _open(root: str, file: str, member: str, size: int | None) -> AbstractContextManager[BinaryIO]:
+    if member:
+        return open_member(locate_file(root, file), member)
+    return trees.open_file(root, file, size)
+
+
+def _find_file(root: str, path: str) -> tuple[str, str]:
+    """Return the file of the tree, and the member of it or an empty text."""
     parts = path.split("!")
     for count in range(1, len(parts)):
-        archive = root / "!".join(parts[:count])
-        if archive.is_file():
+        archive = "!".join(parts[:count])
+        if _exists(root, archive):
             return archive, "!".join(parts[count:])
-    return root / path, ""  # also where "!" is but a letter of its name
+    return path, ""  # also where "!" is but a letter of its name
 
 
-def _check_unchanged(file: Path, row: Row, size: int | None) -> None:
-    found = file.stat()
+def _exists(root: str, path: str) -> bool:
+    if not is_remote(root):
+        return Path(root, path).is_file()
+    try:
+        stat_file(root, path)
+    except OSError:
+        return False
+    return True
+
+
+def _check_unchanged(root: str, path: str, row: Row, size: int | None) -> None:
+    found_size, found_time = stat_file(root, path)
     catalogued = read_column(row, "mtime_ns")
-    if size not in (None, found.st_size) or catalogued not in (None, found.st_mtime_ns):
+    if size not in (None, found_size) or catalogued not in (None, found_time):
         raise PixelError("file-changed", "the file is not as it was catalogued; scan it again")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from medkit.errors import PixelError
 from medkit.images.decoding import Decoded
 from medkit.images.lookups import Lookup
-from medkit.images.rows import Row, is_grey, read_column
+from medkit.images.rows import Row, is_grey, is_picture, read_column
 
 Values = npt.NDArray[Any]
 
@@ -122,7 +122,7 @@ def is_turned(row: Row) -> bool:
     """
     shape = read_column(row, "PresentationLUTShape")
     inverse = row["PhotometricInterpretation"] == "MONOCHROME1" or shape == "INVERSE"
-    displayed = row["format"] != "dicom" or read_column(row, "Modality") in DISPLAY_MODALITIES
+    displayed = is_picture(row) or read_column(row, "Modality") in DISPLAY_MODALITIES
     return bool(inverse and displayed and is_grey(row))
 
 
@@ -165,7 +165,7 @@ def choose_fill(row: Row, scale: Scale, colour: bool) -> float:
     wish = 0.0
     if scale.units in ("HU", "US") and read_column(row, "Modality") == "CT":  # US: unspecified
         wish = _AIR_HU
-    elif row["format"] != "dicom" or read_column(row, "Modality") in DISPLAY_MODALITIES:
+    elif is_picture(row) or read_column(row, "Modality") in DISPLAY_MODALITIES:
         wish = scale.full_range[0]
     if math.isnan(scale.low):
         return wish if math.isfinite(wish) else 0.0

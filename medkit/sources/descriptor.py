@@ -7,11 +7,13 @@ taken.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -47,6 +49,40 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class RawRule:
+    """How to read files of voxels that have no header: nothing in them tells what they are.
+
+    Attributes
+    ----------
+    files : str
+        A pattern such as ``"*.dat"``, of the path within the source, as of a shell; ``*`` takes
+        ``/`` too.
+    dtype : str
+        Of a voxel: ``uint8`` to ``uint32``, ``int8`` to ``int32``, ``float32`` or ``float64``.
+    shapes : tuple of tuple of int
+        Columns, rows and slices that a file may have; its size decides which, so that no two may
+        have the same number of voxels. Columns run fastest, slices slowest.
+    spacing : tuple of float
+        From a voxel to the next along a row, from row to row, and from slice to slice, mm.
+    byte_order : str
+        ``"little"`` or ``"big"``; needed where a voxel has more than one byte.
+    offset : int or None
+        Bytes before the voxels.
+    orientation : tuple of float
+        ImageOrientationPatient: how rows and columns lie in the patient; none where nobody knows,
+        and then the slices make no volume.
+    """
+
+    files: str
+    dtype: str
+    shapes: tuple[tuple[int, ...], ...]
+    spacing: tuple[float, ...]
+    byte_order: str = ""
+    offset: int | None = None
+    orientation: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Descriptor:
     """What is known of a source before a byte of it is moved.
 
@@ -68,6 +104,8 @@ class Descriptor:
         What is brought; none where the images are read in place.
     person_regex : str
         A regular expression that finds the person in a PatientID or a file name.
+    raw : tuple of RawRule
+        How to read voxels without a header.
     """
 
     name: str
@@ -85,6 +123,7 @@ class Descriptor:
     distribution: str = ""
     files: tuple[SourceFile, ...] = ()
     person_regex: str = ""
+    raw: tuple[RawRule, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +189,31 @@ def read_descriptor(path: Path) -> Descriptor:
         raise SourceError(f"{path}: name is {descriptor.name!r}; it must be the file's, too")
     for number, file in enumerate(descriptor.files):
         _check(_FILE_RULES, file, f"{path}: files[{number}]")
+    for number, rule in enumerate(descriptor.raw):
+        _check(_RAW_RULES, rule, f"{path}: raw[{number}]")
     return descriptor
+
+
+def write_raw_rules(rules: Sequence[RawRule]) -> list[dict[str, Any]]:
+    """Return rules as plain values that JSON keeps; `read_raw_rules` reads them."""
+    stated = [asdict(rule) for rule in rules]
+    kept = [{key: value for key, value in each.items() if value} for each in stated]
+    plain: list[dict[str, Any]] = json.loads(json.dumps(kept))  # tuples become lists
+    return plain
+
+
+def read_raw_rules(tables: Sequence[Mapping[str, Any]], where: str) -> tuple[RawRule, ...]:
+    """Return rules that were written down as plain values, checked as those of a descriptor.
+
+    Raises
+    ------
+    SourceError
+        If one is not as said; ``where`` they are from is part of the message.
+    """
+    rules = tuple(_build_rule(table, where) for table in tables)
+    for rule in rules:
+        _check(_RAW_RULES, rule, where)
+    return rules
 
 
 def _find_files() -> dict[str, Path]:
@@ -161,11 +224,13 @@ def _find_files() -> dict[str, Path]:
 
 # ---- The strict reading of a table ---------------------------------------------------------------
 
-Table = TypeVar("Table", Descriptor, SourceFile)
+Table = TypeVar("Table", Descriptor, SourceFile, RawRule)
 
 
-def _is_list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+def _is_list_of(kind: type | tuple[type, ...], value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, kind) and not isinstance(item, bool) for item in value
+    )
 
 
 # By the type of a field: what is accepted in TOML, and how that is said.
@@ -177,7 +242,13 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a whole number above 0",
     ),
     "tuple[str, ...]": (lambda value: _is_list_of(str, value), "a list of texts"),
+    "tuple[float, ...]": (lambda value: _is_list_of((int, float), value), "a list of numbers"),
+    "tuple[tuple[int, ...], ...]": (
+        lambda value: isinstance(value, list) and all(_is_list_of(int, item) for item in value),
+        "a list of lists of whole numbers",
+    ),
     "tuple[SourceFile, ...]": (lambda value: _is_list_of(dict, value), "tables, [[files]]"),
+    "tuple[RawRule, ...]": (lambda value: _is_list_of(dict, value), "tables, [[raw]]"),
 }
 
 
@@ -192,15 +263,24 @@ def _build(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
     missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in table]
     if missing:
         raise SourceError(f"{where}: {', '.join(missing)} missing; every descriptor has them")
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
-    }
-    if "files" in values:
-        values["files"] = tuple(
-            _build(SourceFile, entry, f"{where}: files[{number}]")
-            for number, entry in enumerate(values["files"])
-        )
+    values = {key: _freeze(value) for key, value in table.items()}
+    if kind is Descriptor:  # its files are tables; those of a rule are a text
+        for key, inner in (("files", _build_file), ("raw", _build_rule)):
+            entries = enumerate(values.get(key, ()))
+            values[key] = tuple(inner(entry, f"{where}: {key}[{n}]") for n, entry in entries)
     return kind(**values)
+
+
+def _build_file(table: Mapping[str, Any], where: str) -> SourceFile:
+    return _build(SourceFile, table, where)
+
+
+def _build_rule(table: Mapping[str, Any], where: str) -> RawRule:
+    return _build(RawRule, table, where)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
 
 
 def _check(
@@ -269,5 +349,57 @@ _FILE_RULES: tuple[tuple[str, Callable[[SourceFile], bool], str], ...] = (
         "sha256",
         lambda f: bool(re.fullmatch("[0-9a-f]{64}", f.sha256)),
         "64 hexadecimal digits, in lower case",
+    ),
+)
+_RAW_TYPES = {
+    f"{kind}{bits}": bits // 8
+    for kind, widths in {"uint": (8, 16, 32), "int": (8, 16, 32), "float": (32, 64)}.items()
+    for bits in widths
+}
+
+
+def _has_distinct_shapes(rule: RawRule) -> bool:
+    voxels = {math.prod(shape) for shape in rule.shapes}
+    return bool(rule.shapes) and len(voxels) == len(rule.shapes)
+
+
+def _is_orientation(numbers: tuple[float, ...]) -> bool:
+    if not numbers:
+        return True
+    row, column = numbers[:3], numbers[3:]
+    products = [
+        sum(a * b for a, b in zip(*pair, strict=False))
+        for pair in ((row, row), (column, column), (row, column))
+    ]
+    return len(numbers) == 6 and all(
+        abs(product - right) < 1e-3 for product, right in zip(products, (1, 1, 0), strict=True)
+    )
+
+
+_RAW_RULES: tuple[tuple[str, Callable[[RawRule], bool], str], ...] = (
+    ("files", lambda r: bool(r.files), "a pattern such as '*.dat'"),
+    ("dtype", lambda r: r.dtype in _RAW_TYPES, f"one of {', '.join(_RAW_TYPES)}"),
+    (
+        "byte_order",
+        lambda r: (
+            r.byte_order in ("little", "big") or (_RAW_TYPES[r.dtype] == 1 and not r.byte_order)
+        ),
+        "'little' or 'big'",
+    ),
+    (
+        "shapes",
+        lambda r: all(len(shape) == 3 and min(shape) > 0 for shape in r.shapes),
+        "lists of three numbers above 0: columns, rows, slices",
+    ),
+    ("shapes", _has_distinct_shapes, "of numbers of voxels that differ: the size must decide"),
+    (
+        "spacing",
+        lambda r: len(r.spacing) == 3 and all(0 < size < math.inf for size in r.spacing),
+        "three numbers of mm above 0: along a row, from row to row, from slice to slice",
+    ),
+    (
+        "orientation",
+        lambda r: _is_orientation(r.orientation),
+        "six direction cosines, of rows and of columns, at right angles",
     ),
 )

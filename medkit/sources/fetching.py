@@ -16,7 +16,13 @@ from medkit.engine import Progress, silent
 from medkit.errors import SourceError, UsageError, WorkspaceError
 from medkit.sources import local
 from medkit.sources.addresses import hide_query, name_of_url, stem_of
-from medkit.sources.descriptor import Descriptor, SourceFile
+from medkit.sources.descriptor import (
+    Descriptor,
+    RawRule,
+    SourceFile,
+    read_raw_rules,
+    write_raw_rules,
+)
 from medkit.sources.unpacking import detect_format, unpack
 from medkit.workspace import (
     Workspace,
@@ -47,6 +53,8 @@ class FetchedSource:
         Empty for a folder that was put into ``raw`` by hand.
     person_regex : str or None
         What finds the person in a PatientID or a file name.
+    raw : tuple of RawRule
+        How to read voxels without a header.
     """
 
     name: str
@@ -54,6 +62,7 @@ class FetchedSource:
     title: str = ""
     licence: str = ""
     person_regex: str | None = None
+    raw: tuple[RawRule, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ def _gather_facts(descriptor: Descriptor) -> dict[str, Any]:
     return {
         "name": descriptor.name,
         **{key: stated[key] for key in _STATED},
+        "raw": write_raw_rules(descriptor.raw),
         # Equal for equal wishes; a hash, because an address can hold a secret.
         "request": hash_json([descriptor.protocol, descriptor.package, descriptor.path, files]),
         "location": None,
@@ -276,6 +286,7 @@ def _describe_source(folder: Path) -> FetchedSource:
         title=known["title"],
         licence=known["licence"],
         person_regex=known["person_regex"] or None,
+        raw=read_raw_rules(known.get("raw", []), str(folder / PROVENANCE)),
     )
 
 

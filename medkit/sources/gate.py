@@ -7,6 +7,8 @@ Linux, macOS and Windows. Sizes are bounded before a byte is unpacked.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import struct
 import tarfile
 import unicodedata
@@ -15,10 +17,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 from medkit.errors import SourceError
+from medkit.sources.streams import File
 from medkit.workspace import RESERVED
 
 # What the readers of the standard library raise on damaged or hostile bytes, and what a full
@@ -37,6 +38,8 @@ _ERRORS = (
     zipfile.BadZipFile,
 )
 
+# A part that passes all rules but the last, as most do.
+_PLAIN = re.compile(r"[A-Za-z0-9_ .()+=,-]{0,254}[A-Za-z0-9_]")
 # Of one part of a name: what it must not be, and how that is said.
 _PART_RULES: tuple[tuple[Callable[[str], bool], str], ...] = (
     (lambda part: part in ("", ".", ".."), "has an empty part, '.' or '..' in its name"),
@@ -91,15 +94,12 @@ class Entry:
         Bytes, unpacked.
     packed : int or None
         Bytes, packed; None where the archive is packed as a whole.
-    open : callable
-        Returns its bytes as a stream.
     """
 
     name: str
     kind: str
     size: int
     packed: int | None
-    open: Callable[[], IO[bytes]]
 
 
 class Gate:
@@ -107,7 +107,7 @@ class Gate:
 
     Parameters
     ----------
-    path : Path
+    path : File
         The archive.
     bounds : Bounds
         What is refused above.
@@ -115,14 +115,15 @@ class Gate:
         Bytes of disk space that the members may take.
     """
 
-    def __init__(self, path: Path, bounds: Bounds, room: int | None = None) -> None:
+    def __init__(self, path: File, bounds: Bounds, room: int | None = None) -> None:
         self._path = path
         self._packed = path.stat().st_size
-        self._bounds = bounds
+        self.bounds = bounds
         self._room = room
         self._members = 0
         self._size = 0
-        self._places: dict[str, tuple[str, bool]] = {}
+        self._folders: dict[str, str] = {}
+        self._files: set[bytes] = set()  # digests, for there may be a million
 
     def admit(self, entry: Entry) -> str:
         """Return the name of a member, parts joined by ``/``; it is empty for the root folder.
@@ -137,7 +138,8 @@ class Gate:
         parts = self._split_name(entry)
         self._claim_place(entry, parts)
         self._count(entry)
-        return "/".join(parts)
+        name = "/".join(parts)
+        return entry.name if name == entry.name else name  # one string takes half the memory
 
     def _split_name(self, entry: Entry) -> list[str]:
         name = entry.name.rstrip("/") if entry.kind == "folder" else entry.name
@@ -151,24 +153,37 @@ class Gate:
         if entry.kind == "file" and not parts:
             raise self._refuse(entry, "is a file without a name")
         for part in parts:
-            for is_wrong, why in _PART_RULES:
+            rules = _PART_RULES[-1:] if _PLAIN.fullmatch(part) else _PART_RULES
+            for is_wrong, why in rules:
                 if is_wrong(part):
                     raise self._refuse(entry, why)
         return parts
 
     def _claim_place(self, entry: Entry, parts: Sequence[str]) -> None:
         """Refuse what some system would write over another member, or into a file."""
-        for depth in range(1, len(parts) + 1):
-            is_folder = depth < len(parts) or entry.kind == "folder"
-            place = "/".join(parts[:depth]), is_folder
-            earlier = self._places.setdefault(_fold_case(place[0]), place)
-            if earlier != place or (earlier is not place and not is_folder):
-                raise self._refuse(entry, f"takes the place of {show_name(earlier[0])}")
+        last = len(parts) - (entry.kind == "file")
+        for depth in range(1, last + 1):
+            self._claim_folder(entry, "/".join(parts[:depth]))
+        if entry.kind == "file":
+            folded = _fold_case("/".join(parts))
+            size = len(self._files)
+            self._files.add(_digest(folded))
+            if size == len(self._files) or folded in self._folders:
+                raise self._refuse(entry, "takes the place of another")
+
+    def _claim_folder(self, entry: Entry, place: str) -> None:
+        folded = _fold_case(place)
+        earlier = self._folders.get(folded)
+        if earlier == place:
+            return
+        if earlier is not None or _digest(folded) in self._files:
+            raise self._refuse(entry, "takes the place of another, or lies in a file")
+        self._folders[folded] = place
 
     def _count(self, entry: Entry) -> None:
         self._members += 1
         self._size += entry.size
-        bounds = self._bounds
+        bounds = self.bounds
         rules = (
             (entry.size < 0, "has a size below zero"),
             (entry.kind == "folder" and entry.size > 0, "is a folder with content"),
@@ -187,9 +202,7 @@ class Gate:
             )
 
     def _is_bomb(self, size: int, packed: int | None) -> bool:
-        return (
-            packed is not None and size > self._bounds.small and size > self._bounds.ratio * packed
-        )
+        return packed is not None and size > self.bounds.small and size > self.bounds.ratio * packed
 
     def _refuse(self, entry: Entry, why: str) -> SourceError:
         return SourceError(
@@ -199,7 +212,7 @@ class Gate:
 
 
 @contextmanager
-def explain_errors(path: Path, name: str = "") -> Iterator[None]:
+def explain_errors(path: File, name: str = "") -> Iterator[None]:
     """Turn what reading or writing an archive raises into one error that names both.
 
     Raises
@@ -219,6 +232,12 @@ def show_name(name: str) -> str:
     return repr(name if len(name) <= 100 else f"{name[:97]}...")
 
 
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 def _fold_case(name: str) -> str:
     """Return what is equal for names that are one file on Windows or macOS."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -10,24 +10,30 @@ import gzip
 import io
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
 
 from medkit.engine import Progress, silent
 from medkit.errors import SourceError
 from medkit.sources.gate import DEFAULT_BOUNDS, Bounds, Entry, Gate, explain_errors, show_name
+from medkit.sources.members import Member, Part, open_archive, open_zipped
+from medkit.sources.streams import File
 
 _CHUNK = 1 << 16
+_MEGABYTE = 1 << 20
 # No header of a tar is longer (names, attributes); tarfile reads each whole into memory.
-_LONGEST_HEADER = 1 << 20
+_LONGEST_HEADER = _MEGABYTE
 _ZIP_ENTRY = b"PK\x01\x02"
+_LONGEST_DIRECTORY = 1 << 28
 _ZIP_LOCAL_HEADER = 30  # bytes before the member's name (APPNOTE 4.3.7)
 
 _SPECIAL = {
@@ -39,28 +45,7 @@ _SPECIAL = {
 }
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file in an archive.
-
-    Attributes
-    ----------
-    name : str
-        Its path inside the archive, parts joined by ``/``; safe on every system.
-    size : int
-        Bytes, unpacked.
-    open : callable
-        Returns a readable, seekable stream of its bytes, valid until the next member is taken.
-        Reading raises `SourceError` where the archive is damaged. The checksum of a zip member is
-        compared when its last byte is read; that of a gzip after the last member.
-    """
-
-    name: str
-    size: int
-    open: Callable[[], BinaryIO]
-
-
-def detect_format(path: Path) -> str | None:
+def detect_format(path: File) -> str | None:
     """Return ``"zip"``, ``"tar"`` or ``"tar.gz"`` by the first bytes of a file, or None."""
     with path.open("rb") as handle:
         head = handle.read(tarfile.BLOCKSIZE)
@@ -69,18 +54,18 @@ def detect_format(path: Path) -> str | None:
     if not head.startswith(b"\x1f\x8b"):
         return "tar" if _is_tar(head) else None
     try:
-        with gzip.open(path) as stream:
+        with path.open("rb") as packed, gzip.open(packed) as stream:
             return "tar.gz" if _is_tar(stream.read(tarfile.BLOCKSIZE)) else None
     except (OSError, EOFError, zlib.error):
         return None
 
 
-def iterate_members(path: Path, *, bounds: Bounds = DEFAULT_BOUNDS) -> Iterator[Member]:
+def iterate_members(path: File, *, bounds: Bounds = DEFAULT_BOUNDS) -> Iterator[Member]:
     """Yield the files of an archive, in its order, without unpacking any.
 
     Parameters
     ----------
-    path : Path
+    path : Path, or a file far away as of `trees.locate_file`
         A zip, a tar or a tar in gzip; its first bytes decide, not its suffix.
     bounds : Bounds
         What is refused above.
@@ -95,7 +80,7 @@ def iterate_members(path: Path, *, bounds: Bounds = DEFAULT_BOUNDS) -> Iterator[
 
 
 @contextmanager
-def open_member(path: Path, name: str) -> Iterator[BinaryIO]:
+def open_member(path: File, name: str) -> Iterator[BinaryIO]:
     """Yield the bytes of one member of an archive; see `iterate_members`.
 
     The index of a zip or a tar is kept for the next member. A tar in gzip is read from its start
@@ -107,13 +92,11 @@ def open_member(path: Path, name: str) -> Iterator[BinaryIO]:
         Also if there is no such member.
     """
     with explain_errors(path):
-        index, state = _INDEXES.get(detect_format(path)), path.stat()
+        packed, state = detect_format(path) == "tar.gz", path.stat()
     # A name of its own keeps the walk, and with it the archive, open.
     walk = (member for member in iterate_members(path) if member.name == name)
-    if index is not None:
-        found = index(path, state.st_size, state.st_mtime_ns).get(name)
-    else:
-        found = next(walk, None)
+    key = path, state.st_size, state.st_mtime_ns
+    found = next(walk, None) if packed else _index(*key).get(name)
     if found is None:
         raise SourceError(f"{path.name} has no member {show_name(name)}")
     with found.open() as stream:
@@ -121,7 +104,7 @@ def open_member(path: Path, name: str) -> Iterator[BinaryIO]:
 
 
 def unpack(
-    path: Path,
+    path: File,
     target: Path,
     *,
     bounds: Bounds = DEFAULT_BOUNDS,
@@ -158,20 +141,21 @@ def unpack(
     return files
 
 
-def _write_members(path: Path, folder: Path, bounds: Bounds, progress: Progress) -> int:
+def _write_members(path: File, folder: Path, bounds: Bounds, progress: Progress) -> int:
     files = 0
     for member in _pass_gate(path, bounds, shutil.disk_usage(folder).free):
         place = folder / member.name
         with explain_errors(path, member.name):
             place.parent.mkdir(parents=True, exist_ok=True)
-            with member.open() as source, place.open("xb") as sink:
-                shutil.copyfileobj(source, sink, _CHUNK)
+            with closing(member.source()) as source, place.open("xb") as sink:
+                while part := source.read(_CHUNK):
+                    sink.write(part)
         files += 1
         progress(files, None, "files")
     return files
 
 
-def _pass_gate(path: Path, bounds: Bounds, room: int | None) -> Iterator[Member]:
+def _pass_gate(path: File, bounds: Bounds, room: int | None) -> Iterator[Member]:
     with explain_errors(path):
         kind = detect_format(path)
         if kind is None:
@@ -179,49 +163,40 @@ def _pass_gate(path: Path, bounds: Bounds, room: int | None) -> Iterator[Member]
         yield from _READERS[kind](path, Gate(path, bounds, room))
 
 
-def _read_zip(path: Path, gate: Gate) -> Iterator[Member]:
-    with zipfile.ZipFile(path) as archive:
-        yield from _list_zip(path, archive, gate)
-
-
 @lru_cache(maxsize=4)
-def _index_zip(path: Path, size: int, mtime_ns: int) -> dict[str, Member]:
-    """Return the members of a zip by name; it stays open as long as they are kept.
+def _index(path: File, size: int, mtime_ns: int) -> dict[str, Member]:
+    """Return the members of a zip or a tar by name.
 
     Reading the index anew for each of its members would take the square of their number. Size
     and time are there to tell one file from another of the same path.
     """
-    with explain_errors(path):
-        archive = zipfile.ZipFile(path)
-        members = _list_zip(path, archive, Gate(path, DEFAULT_BOUNDS))
-    return {member.name: member for member in members}
-
-
-@lru_cache(maxsize=4)
-def _index_tar(path: Path, size: int, mtime_ns: int) -> dict[str, Member]:
-    """Return the members of a tar by name; see `_index_zip`."""
     return {member.name: member for member in iterate_members(path)}
 
 
-def _list_zip(path: Path, archive: zipfile.ZipFile, gate: Gate) -> list[Member]:
-    infos = archive.infolist()
-    entries = [_describe_zip(archive, info) for info in infos]
-    names = [gate.admit(entry) for entry in entries]
-    _refuse_overlaps(path, infos, archive.start_dir)
-    return [
-        _offer(path, name, entry)
-        for name, entry in zip(names, entries, strict=True)
-        if entry.kind == "file"
-    ]
+def _read_zip(path: File, gate: Gate) -> Iterator[Member]:
+    with open_archive(path) as handle:
+        with zipfile.ZipFile(_CarefulDirectory(handle, gate.bounds.members)) as archive:
+            infos, end = archive.infolist(), archive.start_dir
+        del archive
+        # Names and no members: these are made one by one, for there may be a million.
+        names = [gate.admit(_describe_zip(info)) for info in infos]
+        _refuse_overlaps(path, infos, end)
+        for name, info in zip(names, infos, strict=True):
+            if _describe_zip(info).kind == "file":
+                with explain_errors(path, name):
+                    start = _find_data(handle, info, end)
+                yield _make_zipped(path, name, info, start)
 
 
-def _describe_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
+def _describe_zip(info: zipfile.ZipInfo) -> Entry:
     # Not .filename: zipfile has cut it at the first NUL and turned separators around.
     name = info.orig_filename
     mode = stat.S_IFMT(info.external_attr >> 16)
     kind = "folder" if name.endswith("/") or mode == stat.S_IFDIR else "file"
     if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
         kind = _SPECIAL.get(mode, "not a plain file")
+    if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
+        kind = "damaged: stored, and of two sizes"
     if info.flag_bits & 0x41:  # bit 0 encrypted, bit 6 strong encryption (APPNOTE 4.4.4)
         kind = "encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -229,49 +204,99 @@ def _describe_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
     if _ZIP_ENTRY in info.comment + info.extra:
         # zipfile counts no members: one lost length, and the next is part of this one's comment.
         kind = "damaged: another member lies in its comment"
-    opener = partial(archive.open, info)
-    return Entry(name, kind, info.file_size, info.compress_size, opener)
+    return Entry(name, kind, info.file_size, info.compress_size)
 
 
-def _refuse_overlaps(path: Path, infos: Sequence[zipfile.ZipInfo], end: int) -> None:
+def _refuse_overlaps(path: File, infos: Sequence[zipfile.ZipInfo], end: int) -> None:
     """Refuse members that share bytes: small zips that unpack to petabytes are made that way."""
-    starts = sorted((info.header_offset, info.compress_size) for info in infos)
-    for (start, size), (following, _) in zip(starts, [*starts[1:], (end, 0)], strict=False):
-        if start + _ZIP_LOCAL_HEADER + size > following:
-            raise SourceError(f"{path.name} is refused: members overlap at byte {start:,}")
+    starts = np.array([info.header_offset for info in infos] + [end])
+    sizes = np.array([info.compress_size for info in infos] + [0])
+    order = np.lexsort((sizes, starts))
+    starts, ends = starts[order], starts[order] + sizes[order] + _ZIP_LOCAL_HEADER
+    if (wrong := np.flatnonzero(ends[:-1] > starts[1:])).size:
+        raise SourceError(f"{path.name} is refused: members overlap at byte {starts[wrong[0]]:,}")
 
 
-def _read_tar(path: Path, gate: Gate) -> Iterator[Member]:
-    with path.open("rb") as stream:
+def _find_data(handle: BinaryIO, info: zipfile.ZipInfo, end: int) -> int:
+    """Return where a member's bytes begin, which its local header alone tells (APPNOTE 4.3.7)."""
+    encoding = "utf-8" if info.flag_bits & 0x800 else "cp437"  # APPNOTE 4.4.4, bit 11
+    name = info.orig_filename.encode(encoding)
+    handle.seek(info.header_offset)
+    head = handle.read(_ZIP_LOCAL_HEADER + len(name))
+    signature, flags, length, extra = struct.unpack_from("<4s2xH18xHH", head)
+    start = info.header_offset + _ZIP_LOCAL_HEADER + length + extra
+    if signature != b"PK\3\4" or head[_ZIP_LOCAL_HEADER:] != name or length != len(name):
+        raise zipfile.BadZipFile("its header is not what the directory says")
+    if flags & 0x41 or start + info.compress_size > end:
+        raise zipfile.BadZipFile("its header says that it is encrypted, or ends elsewhere")
+    return int(start)
+
+
+def _make_zipped(path: File, name: str, info: zipfile.ZipInfo, start: int) -> Member:
+    stored = info.compress_type == zipfile.ZIP_STORED
+    size = info.file_size
+    source = partial(open_zipped, path, start, info.compress_size, size, info.CRC, stored)
+    return Member(path, name, size, start if stored else None, source)
+
+
+class _CarefulDirectory:
+    """What zipfile reads from: a directory of too many members is refused, not made objects of."""
+
+    def __init__(self, stream: BinaryIO, members: int) -> None:
+        self._stream = stream
+        self._members = members
+        self.tell = stream.tell
+        self.seek = stream.seek
+        self.seekable = stream.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _LONGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"the directory claims a length of {size:,} bytes")
+        part = self._stream.read(size)
+        if part.count(_ZIP_ENTRY) > self._members:
+            raise zipfile.BadZipFile(f"there are more than {self._members:,} members")
+        return part
+
+
+def _read_tar(path: File, gate: Gate) -> Iterator[Member]:
+    with open_archive(path) as stream:
         yield from _read_tar_stream(path, gate, stream, packed=False)
 
 
-def _read_tar_gz(path: Path, gate: Gate) -> Iterator[Member]:
-    with gzip.open(path) as stream:
+def _read_tar_gz(path: File, gate: Gate) -> Iterator[Member]:
+    with (
+        path.open("rb") as handle,
+        # All of it is wanted, and what is far away is better read by the megabyte.
+        io.BufferedReader(cast("io.RawIOBase", handle), _MEGABYTE) as packed,
+        gzip.open(packed) as stream,
+    ):
         yield from _read_tar_stream(path, gate, stream, packed=True)
 
 
-def _read_tar_stream(path: Path, gate: Gate, stream: Any, *, packed: bool) -> Iterator[Member]:
+def _read_tar_stream(path: File, gate: Gate, stream: Any, *, packed: bool) -> Iterator[Member]:
     careful: Any = _CarefulStream(stream)
     with tarfile.open(fileobj=careful, mode="r:") as archive:
         while (info := archive.next()) is not None:
             # A list of a million members would fill memory.
             archive.members.clear()  # type: ignore[attr-defined]
-            part = partial(_Part, path, info.offset_data, info.size)
-            entry = _describe_tar(info, partial(_extract, archive, info) if packed else part)
+            entry = _describe_tar(info)
             name = gate.admit(entry)
-            if entry.kind == "file":
-                yield _offer(path, name, entry)
+            if entry.kind == "file" and packed:
+                yield Member(path, name, info.size, None, partial(_extract, archive, info))
+            elif entry.kind == "file":
+                start = info.offset_data
+                part = partial(Part, path, start, info.size)
+                yield Member(path, name, info.size, start, part)
         _check_end(path, careful, archive.offset)
 
 
-def _describe_tar(info: tarfile.TarInfo, opener: Callable[[], Any]) -> Entry:
+def _describe_tar(info: tarfile.TarInfo) -> Entry:
     kind = "folder" if info.isdir() else "file"
     if info.issym() or info.islnk():
         kind = "a link"
     elif not (info.isreg() or info.isdir()) or info.issparse():
         kind = "not a plain file"
-    return Entry(info.name, kind, info.size, None, opener)
+    return Entry(info.name, kind, info.size, None)
 
 
 def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -281,7 +306,7 @@ def _extract(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     return stream
 
 
-def _check_end(path: Path, stream: _CarefulStream, offset: int) -> None:
+def _check_end(path: File, stream: _CarefulStream, offset: int) -> None:
     """Check that a tar ends where tarfile stopped.
 
     tarfile takes a damaged header, or the end of the file, for the end of the archive; only the
@@ -311,66 +336,6 @@ class _CarefulStream:
         return self._stream.read(size)
 
 
-class _Part:
-    """A member of a plain tar, in a stream of its own, which outlives the walk that found it."""
-
-    def __init__(self, path: Path, start: int, size: int) -> None:
-        self._start, self._size = start, size
-        self._stream = path.open("rb")
-        self._stream.seek(start)
-        self.close = self._stream.close
-
-    def read(self, size: int) -> bytes:
-        wanted = min(size, self._start + self._size - self._stream.tell())
-        part = self._stream.read(wanted)
-        if len(part) < wanted:
-            raise tarfile.ReadError("unexpected end of data")
-        return part
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._stream.tell() - self._start, self._size)[whence]
-        place = min(max(base + offset, 0), self._size)
-        self._stream.seek(self._start + place)
-        return place
-
-
-class _MemberStream(io.RawIOBase):
-    """The bytes of a member; whatever goes wrong is the archive's fault, and is said so."""
-
-    def __init__(self, source: IO[bytes], path: Path, name: str) -> None:
-        self._source = source
-        self._explain = partial(explain_errors, path, name)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with self._explain():
-            part = self._source.read(min(len(buffer), _CHUNK))
-        buffer[: len(part)] = part
-        return len(part)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with self._explain():
-            return self._source.seek(offset, whence)
-
-    def close(self) -> None:
-        self._source.close()
-        super().close()
-
-
-def _offer(path: Path, name: str, entry: Entry) -> Member:
-    def open_stream() -> BinaryIO:
-        with explain_errors(path, name):
-            source = entry.open()
-        return io.BufferedReader(_MemberStream(source, path, name), _CHUNK)
-
-    return Member(name, entry.size, open_stream)
-
-
 def _is_tar(head: bytes) -> bool:
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
@@ -379,12 +344,8 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-_READERS: dict[str, Callable[[Path, Gate], Iterator[Member]]] = {
+_READERS: dict[str, Callable[[File, Gate], Iterator[Member]]] = {
     "zip": _read_zip,
     "tar": _read_tar,
     "tar.gz": _read_tar_gz,
-}
-_INDEXES: dict[str | None, Callable[[Path, int, int], dict[str, Member]]] = {
-    "zip": _index_zip,
-    "tar": _index_tar,
 }
