@@ -4,7 +4,7 @@ VENV ?= .venv
 PLUGINS = $(foreach name,softmax cnn inception,-e "plugins/medkit-$(name)[tensorflow]")
 SOURCES = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: demo test check soak bench backends clean
+.PHONY: demo test check soak bench fuzz backends clean
 
 demo: $(VENV)/demo-installed
 	$(VENV)/bin/python -m medkit demo
@@ -21,7 +21,15 @@ soak: $(VENV)/test-installed
 	MEDKIT_KILLS=20 $(VENV)/bin/python -m pytest tests/test_kills.py -v -m "soak or not soak"
 
 bench: $(VENV)/test-installed
-	for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/trees.py,$(wildcard benchmarks/*.py)); do \
+	  $(VENV)/bin/python $$script || exit 1; done
+
+# Twenty minutes on the header reader; atheris has no wheels for every Python.
+FUZZ_CORPUS ?= $(or $(TMPDIR),/tmp)/medkit-fuzz
+fuzz: $(VENV)/test-installed
+	$(VENV)/bin/python -m pip install -q atheris
+	NUMBA_DISABLE_JIT=1 $(VENV)/bin/python fuzz/headers.py $(FUZZ_CORPUS) \
+	  -max_total_time=1200 -timeout=10 -rss_limit_mb=8192
 
 # The trainers without TensorFlow, on the other two backends of Keras.
 backends: $(VENV)-backends/installed

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medkit.catalog import cells, columns, heads
 from medkit.catalog.entries import Entries
-from medkit.catalog.inspection import inspect, inspect_quickly, inspect_slowly
+from medkit.catalog.inspection import inspect_quickly, inspect_slowly
 from medkit.catalog.schema import READ_TABLES
 from medkit.testing import write_dicom
 
@@ -78,9 +78,13 @@ def test_both_roads_say_the_same(tmp_path: Path) -> None:
 def test_what_is_left_over_is_read_by_the_slow_road(tmp_path: Path) -> None:
     write_dicom(tmp_path / "a.dcm", PIXELS)
     (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    tables = inspect(entries_of(tmp_path))
-    assert tables["files"]["path"].to_pylist() == ["a.dcm", "b.png"]
-    assert tables["files"]["kind"].to_pylist() == ["image", "problem"]
+    entries = entries_of(tmp_path)
+    quick, left = inspect_quickly(entries)
+    slow = inspect_slowly(entries.take(left))
+    assert quick["files"]["path"].to_pylist() == ["a.dcm"]
+    assert slow["files"].select(["path", "kind"]).to_pylist() == [
+        {"path": "b.png", "kind": "problem"}
+    ]
 
 
 @pytest.mark.parametrize("length", [0, 7_000, 9_000, 400_000])

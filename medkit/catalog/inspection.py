@@ -46,13 +46,6 @@ def name_reader(keep_identifiers: bool) -> str:
     return f"{READER_VERSION} with identifiers" if keep_identifiers else READER_VERSION
 
 
-def inspect(entries: Entries, keep_identifiers: bool = False) -> Tables:
-    """Return the rows of `schema.READ_TABLES` for some files, and for the members of archives."""
-    tables, left = inspect_quickly(entries, keep_identifiers)
-    slow = inspect_slowly(entries.take(left), keep_identifiers)
-    return {name: pa.concat_tables([tables[name], slow[name]]) for name in READ_TABLES}
-
-
 def inspect_quickly(entries: Entries, keep_identifiers: bool = False) -> tuple[Tables, list[int]]:
     """Return the rows of those files that are plain, and the positions of those left over."""
     from medkit.catalog.heads import read_plain  # compiled code, which the slow road does without
