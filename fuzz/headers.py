@@ -43,7 +43,8 @@ class Bytes(np.ndarray):
     def __getitem__(self, place: Any) -> Any:
         """Return one as an integer, several as they are."""
         found = super().__getitem__(place)
-        return found if isinstance(found, np.ndarray) else int(found)
+        octet = self.dtype == np.uint8 and not isinstance(found, np.ndarray)
+        return int(found) if octet else found
 
 
 def _take_integers(function: Callable[..., Any]) -> Callable[..., Any]:
