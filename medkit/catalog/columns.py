@@ -32,7 +32,7 @@ Bytes = npt.NDArray[np.uint8]
 Truths = npt.NDArray[np.bool_]
 
 _CHARACTER_SET = 0x00080005
-_PRINTABLE = bytes(range(33, 127))  # a value's own spaces at its end are padding
+_PRINTABLE = bytes(range(33, 127)).replace(b"\\", b"")
 META = ("TransferSyntaxUID", "MediaStorageSOPClassUID")
 SEQUENCES = (
     "ModalityLUTSequence",
@@ -66,11 +66,11 @@ WINDOW = 2**13
 _LARGEST_WINDOW = 2**19
 _WINDOWS = 64  # of one file
 _GROUP = 256  # files whose windows are in hand at once; a processor keeps as much close by
-_APART = 37
 _START = 2**10  # bytes that are kept of what is no DICOM file
 
 # One array a thread, used again and again: new memory costs as much as reading into it.
 _rooms = threading.local()
+_asking = threading.Lock()
 
 
 class Heads:
@@ -101,10 +101,8 @@ class Heads:
         self.sizes = sizes
         self.data = np.empty(count * 2**10, np.uint8)
         self.strangers: dict[int, bytes] = {}
-        # Columns that lie a power of two apart would compete for the same lines of the cache.
-        room = count + _APART
-        self.cells = np.full((len(TAGS), room, 2), -1, np.int64)[:, :count]
-        self.vrs = np.zeros((len(TAGS), room), np.int64)[:, :count]
+        self.cells = np.full((len(TAGS), count, 2), -1, np.int64)
+        self.vrs = np.zeros((len(TAGS), count), np.int64)
         self.pixels = np.empty((count, 4), np.int64)
         self._filled = 0
         self._states = np.zeros((count, 2), np.int64)
@@ -235,7 +233,8 @@ def _convert(keyword: str, vr: int, value: bytes, characters: bytes) -> tuple[An
     )
     problems: list[Problem] = []
     try:
-        with warnings.catch_warnings():
+        # Which warnings are shown is one setting for all threads.
+        with _asking, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = read_dataset(stream, vr == 0, True)
             values = read_values(header, [_FIELDS[keyword]], problems)
@@ -256,11 +255,8 @@ def _write(tag: int, vr: int, value: bytes) -> bytes:
 
 @lru_cache(maxsize=256)
 def _reads_plainly(characters: bytes) -> bool:
-    text, sound = _convert("StudyDescription", _vr_code("LO"), _PRINTABLE_TEXT, characters)
-    return sound and text == _PRINTABLE_TEXT.decode()
-
-
-_PRINTABLE_TEXT = _PRINTABLE.replace(b"\\", b"")
+    text, sound = _convert("StudyDescription", _vr_code("LO"), _PRINTABLE, characters)
+    return sound and text == _PRINTABLE.decode()
 
 
 @lru_cache(maxsize=256)
