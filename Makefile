@@ -28,8 +28,7 @@ bench: $(VENV)/test-installed
 FUZZ_CORPUS ?= $(or $(TMPDIR),/tmp)/medkit-fuzz
 fuzz: $(VENV)/test-installed
 	$(VENV)/bin/python -m pip install -q atheris
-	NUMBA_DISABLE_JIT=1 $(VENV)/bin/python fuzz/headers.py $(FUZZ_CORPUS) \
-	  -max_total_time=1200 -timeout=10 -rss_limit_mb=8192
+	NUMBA_DISABLE_JIT=1 $(VENV)/bin/python fuzz/headers.py $(FUZZ_CORPUS) -max_total_time=1200 -timeout=10
 
 # The trainers without TensorFlow, on the other two backends of Keras.
 backends: $(VENV)-backends/installed

@@ -169,7 +169,7 @@ def main() -> None:
     options += [
         f"-max_len={LARGEST}",
         "-len_control=0",
-        "-rss_limit_mb=8192",
+        "-rss_limit_mb=16384",
         f"-artifact_prefix={folders[0]}-" if folders else "",
     ]
     one_input = check_drawn.hypothesis.fuzz_one_input if drawn else check

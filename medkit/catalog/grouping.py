@@ -7,6 +7,7 @@ of memory; in this process are a few numbers for each file.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from medkit.catalog.persons import Persons, iterate_persons, resolve_persons
 from medkit.catalog.places import Places, find_places, iterate_places, iterate_volumes
 from medkit.catalog.profiles import Standing, draw_profiles, register_standing
 from medkit.catalog.runs import cut_between, gather
+from medkit.engine import prefetch
 
 DUPLICATE_CODE = "duplicate-uid"  # in the table ``problems``, as the two below
 CONFLICT_CODE = "label-conflict"
@@ -129,7 +131,9 @@ def derive(
         "labels": database.batches(_LABELS),
     }
     for name, batches in made.items():
-        write_table(batches, folder / f"{name}.parquet", schema.DERIVED_TABLES[name][0])
+        # Asking takes one processor, and writing another.
+        with closing(prefetch(batches, 1)) as rows:
+            write_table(rows, folder / f"{name}.parquet", schema.DERIVED_TABLES[name][0])
     return [*persons.warnings, *_warn_of_duplicates(copies), *_warn_of_labels(database)]
 
 
