@@ -21,6 +21,17 @@ _POWERS = 10.0 ** np.arange(23)  # those that a double holds exactly
 
 
 @compiled
+def _find_end(heads: Any, place: int, length: int) -> Any:
+    """Return where a value ends, without its padding; its place where there is nothing of it."""
+    if place < 0 or length < 0:
+        return place
+    stop = place + length
+    while stop > place and (heads[stop - 1] == 0 or heads[stop - 1] == 32):
+        stop -= 1
+    return stop
+
+
+@compiled
 def measure_text(heads: Any, cells: Any, several: bool, lengths: Any, states: Any) -> None:
     """Find which texts are plain: printable ASCII, and how long they are without padding.
 
@@ -28,17 +39,11 @@ def measure_text(heads: Any, cells: Any, several: bool, lengths: Any, states: An
     """
     for row in range(len(cells)):
         begin, length = cells[row, 0], cells[row, 1]
-        lengths[row], states[row] = 0, MISSING
-        if begin < 0 or length == 0:
-            continue
-        if length < 0:
+        lengths[row] = _find_end(heads, begin, length) - begin
+        states[row] = PLAIN if lengths[row] else MISSING
+        if length < 0 and begin >= 0:
             states[row] = STRANGE
-            continue
-        while length > 0 and (heads[begin + length - 1] == 0 or heads[begin + length - 1] == 32):
-            length -= 1
-        states[row] = PLAIN if length else MISSING
-        lengths[row] = length
-        for index in range(begin, begin + length):
+        for index in range(begin, begin + lengths[row]):
             sign = heads[np.uintp(index)]
             if sign < 32 or sign > 126 or (sign == 92 and not several):
                 states[row] = STRANGE
@@ -107,14 +112,9 @@ def parse_decimals(heads: Any, cells: Any, count: int, numbers: Any, states: Any
     """
     for row in range(len(cells)):
         place, length = cells[row, 0], cells[row, 1]
-        states[row] = MISSING
-        if place < 0 or length == 0:
-            continue
-        stop = place + length
-        while stop > place and (heads[stop - 1] == 0 or heads[stop - 1] == 32):
-            stop -= 1
-        if length < 0 or place == stop:
-            states[row] = STRANGE if length < 0 else MISSING
+        stop = _find_end(heads, place, length)
+        states[row] = STRANGE if length < 0 and place >= 0 else MISSING
+        if stop == place:
             continue
         seen = 0
         while True:
@@ -140,14 +140,9 @@ def parse_integers(heads: Any, cells: Any, numbers: Any, states: Any) -> None:
     """Read integer strings (VR IS) of one value, of 18 digits at most."""
     for row in range(len(cells)):
         place, length = cells[row, 0], cells[row, 1]
-        states[row] = MISSING
-        if place < 0 or length == 0:
-            continue
-        stop = place + length
-        while stop > place and (heads[stop - 1] == 0 or heads[stop - 1] == 32):
-            stop -= 1
-        if length < 0 or place == stop:
-            states[row] = STRANGE if length < 0 else MISSING
+        stop = _find_end(heads, place, length)
+        states[row] = STRANGE if length < 0 and place >= 0 else MISSING
+        if stop == place:
             continue
         while place < stop and heads[place] == 32:
             place += 1
