@@ -60,13 +60,20 @@ def _view(argument: Any) -> Any:
 
 
 def _read_windows(
-    names: Any, starts: Any, offsets: Any, data: Any, begins: Any, widths: Any, got: Any
+    root: int,
+    names: Any,
+    starts: Any,
+    offsets: Any,
+    data: Any,
+    begins: Any,
+    widths: Any,
+    got: Any,
 ) -> None:
     """Do what `elements.read_windows` does with the system's functions."""
     for row, path in enumerate(bytes(names).split(b"\0")[: len(starts)]):
-        with Path(os.fsdecode(path)).open("rb") as stream:
-            stream.seek(offsets[row])
-            part = stream.read(widths[row])
+        handle = os.open(path, os.O_RDONLY, dir_fd=root)
+        part = os.pread(handle, int(widths[row]), int(offsets[row]))
+        os.close(handle)
         got[row] = len(part)
         data[begins[row] : begins[row] + len(part)] = np.frombuffer(part, np.uint8)
 

@@ -14,9 +14,10 @@ import pytest
 from medkit.catalog import schema, snapshots
 from medkit.catalog.journal import append_journal, read_journal
 from medkit.catalog.scan import Root, scan
-from medkit.catalog.store import Catalog, list_snapshots
+from medkit.catalog.store import MANIFEST, Catalog, list_snapshots
 from medkit.errors import CatalogError, UsageError
 from medkit.testing import write_cohort, write_dicom
+from medkit.workspace import dump_json, hash_json, read_json
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,36 @@ def test_select_gives_frames_in_order(catalog: Catalog) -> None:
     assert images["person"].notna().all()
     assert list(catalog.select("Modality = 'US'")["frame"]) == [0, 1]
     assert len(catalog.select("Modality = 'CT' -- a comment")) == 6
+
+
+def test_frames_are_in_the_order_of_the_files_whichever_have_rows_of_their_own(
+    tmp_path: Path,
+) -> None:
+    place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "RescaleSlope": 2}
+    for name, position in (("a", 1.0), ("c", 3.0)):
+        write_dicom(
+            tmp_path / f"images/{name}.dcm",
+            np.zeros((4, 4), np.uint16),
+            ImagePositionPatient=[0, 0, position],
+            **place,
+        )
+    write_dicom(tmp_path / "images/b.dcm", np.zeros((2, 4, 4), np.uint16), **place)
+    scan(tmp_path / "catalog", [Root("here", tmp_path / "images")], workers=0)
+    catalog = Catalog.open(tmp_path / "catalog")
+    (segment,) = catalog.manifest.segments
+    assert segment["tables"]["frames"]["rows"] == 2
+    frames = catalog.table("frames")
+    paths = catalog.table("files").set_index("file")["path"]
+    assert paths[frames["file"]].tolist() == ["a.dcm", "b.dcm", "b.dcm", "c.dcm"]
+    assert frames["frame"].tolist() == [0, 0, 1, 0]
+    positions = frames["ImagePositionPatient"]
+    assert [None if one is None else one[2] for one in positions] == [1.0, None, None, 3.0]
+    assert frames["RescaleSlope"].tolist() == [2.0] * 4
+    assert frames["volume"].notna().tolist() == [True, False, False, True]
+    asked = catalog.query(
+        "SELECT frames.* FROM frames JOIN files USING (file) ORDER BY path, frame"
+    )
+    pd.testing.assert_frame_equal(asked, frames)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +157,7 @@ def spoil(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
-@pytest.mark.parametrize("table", ["frames", "persons", "snapshot.json"])
+@pytest.mark.parametrize("table", ["instances", "persons", "snapshot.json"])
 def test_a_damaged_file_is_named_and_the_last_good_snapshot_too(
     twice: Catalog, table: str, how: str
 ) -> None:
@@ -145,6 +176,19 @@ def test_a_damaged_file_is_named_and_the_last_good_snapshot_too(
     mended = Catalog.open(twice.folder)
     assert mended.snapshot == twice.snapshot
     assert len(mended.select()) == 7
+
+
+def test_a_catalog_of_another_version_is_named_and_made_anew(twice: Catalog) -> None:
+    for name in list_snapshots(twice.folder):
+        path = twice.folder / "snapshots" / name / MANIFEST
+        content = read_json(path) | {"format": 0}
+        del content["checksum"]
+        path.write_bytes(dump_json({**content, "checksum": hash_json(content)}))
+    said = "not of this version of medkit; .*; run 'medkit catalog' to make it anew"
+    with pytest.raises(CatalogError, match=said):
+        Catalog.open(twice.folder)
+    scan(twice.folder, [Root("here", twice.folder.parent / "images")], workers=0)
+    assert Catalog.open(twice.folder).snapshot == twice.snapshot
 
 
 def test_the_last_good_snapshot_is_still_there_to_be_read(twice: Catalog) -> None:

@@ -64,6 +64,7 @@ Read = Callable[[Integers, Integers, Integers, Bytes], None]
 # Most headers lie in the first window; a long value of no interest is stepped over.
 WINDOW = 2**13
 _LARGEST_WINDOW = 2**19
+_SPARE = 2**8
 _WINDOWS = 64  # of one file
 _GROUP = 256  # files whose windows are in hand at once; a processor keeps as much close by
 _START = 2**10  # bytes that are kept of what is no DICOM file
@@ -90,7 +91,7 @@ class Heads:
         The values that were found, one behind another.
     strangers : dict of int to bytes
         How the files begin that do not begin as a DICOM file does (PS3.10 7.1).
-    cells, vrs, pixels : int64 arrays
+    cells, vrs, pixels : integer arrays
         As of `elements.find_elements`.
     failed : (n,) bool array
         Files that are not plain; their rows are not to be used.
@@ -99,12 +100,14 @@ class Heads:
     def __init__(self, sizes: Integers, read: Read) -> None:
         count = len(sizes)
         self.sizes = sizes
-        self.data = np.empty(count * 2**10, np.uint8)
+        # What is kept of each, and room for what is at hand.
+        self.data = np.empty(count * 2**10 + min(count, _GROUP) * WINDOW, np.uint8)
         self.strangers: dict[int, bytes] = {}
         self.cells = np.full((len(TAGS), count, 2), -1, np.int64)
-        self.vrs = np.zeros((len(TAGS), count), np.int64)
+        self.vrs = np.zeros((len(TAGS), count), np.uint16)
         self.pixels = np.empty((count, 4), np.int64)
         self._filled = 0
+        self._window = WINDOW
         self._states = np.zeros((count, 2), np.int64)
         for start in range(0, count, _GROUP):
             self._find(np.arange(start, min(start + _GROUP, count)), read)
@@ -113,7 +116,7 @@ class Heads:
         self._check_character_sets()
 
     def _find(self, rows: Integers, read: Read) -> None:
-        widths = np.full(len(rows), WINDOW)
+        group, widths = rows, np.full(len(rows), self._window)
         for turn in range(_WINDOWS):
             offsets = self._states[rows, 0]
             got = np.minimum(widths, self.sizes[rows] - offsets)
@@ -129,6 +132,8 @@ class Heads:
             rows = rows[more]
             if not len(rows):
                 break
+        # What comes next is mostly of the same series, and its headers are as long.
+        self._window = min(WINDOW, int(self._states[group, 0].max()) + _SPARE)
 
     def _walk(
         self, window: Bytes, rows: Integers, begins: Integers, got: Integers, offsets: Integers
@@ -169,6 +174,8 @@ class Heads:
     def read(self, keyword: str) -> pa.Array:
         """Return a column, as its field's type in the tables says."""
         kind = _FIELDS[keyword].type if keyword in _FIELDS else pa.string()
+        if not self.has(keyword).any():
+            return pa.nulls(len(self.sizes), kind)
         return _READERS[kind](self, keyword)
 
     def raw(self, keyword: str, row: int) -> bytes:

@@ -29,7 +29,9 @@ OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 
 if os.name == "posix":
     # Of the C library: a call through Python would hold its lock, and threads wait for it.
-    open_file: Any = types.ExternalFunction("open", types.int32(types.uintp, types.int32))
+    open_file: Any = types.ExternalFunction(
+        "openat", types.int32(types.int32, types.uintp, types.int32)
+    )
     read_part: Any = types.ExternalFunction(
         "pread", types.intp(types.int32, types.uintp, types.uintp, types.int64)
     )

@@ -172,6 +172,7 @@ class Database:
 
     def _show(self, tables: Mapping[str, Sequence[Path]]) -> None:
         """Make the views, and then close the door: only these files are left to be read."""
+        self.execute("SET parquet_metadata_cache = true")
         for name, paths in tables.items():
             if paths:
                 files = ", ".join(_quote(_escape(path)) for path in paths)
@@ -211,9 +212,16 @@ def write_table(
         Return only when it is on the disk.
     """
     rows = 0
-    # A dictionary of values that are all different is work for nothing.
-    repeated = [leaf for name, leaf in _list_leaves(columns) if name not in _UNIQUE]
-    with pq.ParquetWriter(path, columns, compression="zstd", use_dictionary=repeated) as writer:
+    leaves = [*_list_leaves(columns)]
+    # Values that repeat are short in a dictionary; one of values that are all different, and
+    # compressing what is short already, is work for nothing.
+    with pq.ParquetWriter(
+        path,
+        columns,
+        use_dictionary=[leaf for name, leaf in leaves if name not in _UNIQUE],
+        compression={leaf: "lz4" for name, leaf in leaves if name in _UNIQUE},
+        write_statistics=False,
+    ) as writer:
         for group in _regroup(batches, columns):
             writer.write_table(group, row_group_size=_GROUP)
             rows += len(group)
@@ -232,15 +240,19 @@ def _regroup(
     batches: Iterable[pa.RecordBatch | pa.Table], columns: pa.Schema
 ) -> Iterator[pa.Table]:
     """Yield the same rows, so many at a time, each column in one piece."""
-    waiting = columns.empty_table()
+    waiting: list[pa.Table] = []
     for batch in batches:
         table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
-        waiting = pa.concat_tables([waiting, table.select(columns.names).cast(columns)])
-        while len(waiting) >= _GROUP:
-            yield waiting.slice(0, _GROUP).combine_chunks()
-            waiting = waiting.slice(_GROUP)
-    if len(waiting):
-        yield waiting.combine_chunks()
+        same = table.schema.equals(columns)
+        waiting.append(table if same else table.select(columns.names).cast(columns))
+        if sum(map(len, waiting)) >= _GROUP:
+            whole = pa.concat_tables(waiting)
+            full = len(whole) // _GROUP * _GROUP
+            for start in range(0, full, _GROUP):
+                yield whole.slice(start, _GROUP).combine_chunks()
+            waiting = [whole.slice(full)]
+    if any(map(len, waiting)):
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _find_schema(name: str) -> pa.Schema:

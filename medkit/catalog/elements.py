@@ -49,12 +49,21 @@ if os.name == "posix":
 
     @compiled
     def read_windows(
-        names: Any, starts: Any, offsets: Any, heads: Any, begins: Any, widths: Any, got: Any
+        root: int,
+        names: Any,
+        starts: Any,
+        offsets: Any,
+        heads: Any,
+        begins: Any,
+        widths: Any,
+        got: Any,
     ) -> None:
         """Read a part of each of some files.
 
         Parameters
         ----------
+        root : int
+            The open folder that paths are relative to.
         names : uint8 array
             Paths, each ended by a zero.
         starts : (n,) int64 array
@@ -70,7 +79,7 @@ if os.name == "posix":
         """
         for row in range(len(starts)):
             got[row] = -1
-            handle = _open(names.ctypes.data + starts[row], _FLAGS)
+            handle = _open(root, names.ctypes.data + starts[row], _FLAGS)
             if handle >= 0:
                 to = heads.ctypes.data + begins[row]
                 got[row] = _read(handle, to, widths[row], offsets[row])
@@ -373,7 +382,7 @@ def find_elements(
     cells : (k, n, 2) int64 array
         Filled with the place in ``values`` and the length of each; left alone where there is
         none, and -1 for an undefined length. The last counts where an element is there twice.
-    vrs : (k, n) int64 array
+    vrs : (k, n) uint16 array
         Filled with each value's VR, as its two bytes say; 0 where it is implicit.
     pixels : (n, 4) int64 array
         Filled with the outcome (`DONE`, `ODD`, or `MORE`: a part from where to go on is needed),

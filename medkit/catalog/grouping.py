@@ -22,7 +22,7 @@ from medkit.catalog.journal import Record, find_roots
 from medkit.catalog.matching import match_labels, tell_pictures
 from medkit.catalog.persons import Persons, iterate_persons, resolve_persons
 from medkit.catalog.places import Places, find_places, iterate_places, iterate_volumes
-from medkit.catalog.profiles import Standing, draw_profiles, register_standing
+from medkit.catalog.profiles import Standing, draw_profiles, read_column, register_standing
 from medkit.catalog.runs import cut_between, gather
 from medkit.engine import prefetch
 
@@ -32,7 +32,7 @@ MOSAIC_CODE = "mosaic"
 GUESS_CODE = "repeated-position"
 
 _GROUPS = 2**17  # series or studies, of which so much is held at a time
-_COUNTS = (("instances", "counts", "count"), ("images", "counts", "sum"))
+_COUNTS = (("instances", "instances", "sum"), ("images", "images", "sum"))
 # Of several values, the one of the first file that has one.
 _SERIES = (
     ("Modality", "Modality", "first"),
@@ -53,9 +53,7 @@ _STUDIES = (
 # DICOM objects that are there; all of one study are of one person.
 _PRESENT = """
 CREATE TEMP VIEW present AS
-SELECT own.*, profiles.series, profiles.study, owners.owner
-FROM (SELECT * FROM instances POSITIONAL JOIN standing) AS own
-JOIN profiles USING (profile) JOIN owners USING (profile)
+SELECT * FROM profiles JOIN owners USING (profile) JOIN tallies USING (profile)
 WHERE series IS NOT NULL AND NOT vanished
 """
 _LABELLABLE = """
@@ -75,12 +73,11 @@ SELECT * FROM (
     FROM said SEMI JOIN contradicted USING (name, file)
     UNION ALL
     SELECT file, '{MOSAIC_CODE}', 'each frame shows the slices of a volume side by side'
-    FROM (SELECT * FROM instances POSITIONAL JOIN standing) JOIN profiles USING (profile)
-    WHERE counts AND mosaic
+    FROM mosaics
     UNION ALL
     SELECT DISTINCT file, '{GUESS_CODE}',
         'its place is seen more than once, and only the order of the images tells volumes apart'
-    FROM frames POSITIONAL JOIN guessed WHERE guessed
+    FROM guesses
 )
 ORDER BY file, code, detail
 """
@@ -116,13 +113,14 @@ def derive(
     standing.counts[copies.rows[copies.aliases]] = False
     register_standing(database, standing)
     persons = _resolve_persons(database, standing, copies, rules)
-    places = find_places(database)
-    _register_findings(database, copies, places)
+    places = find_places(database, standing)
+    _register_findings(database, standing, copies, places)
+    _tally(database, standing)
     database.execute(_LABELLABLE)
     match_labels(database, records)
     made = {
-        "marks": _iterate_marks(database, standing, copies, persons),
-        "places": iterate_places(database, places),
+        "marks": _iterate_marks(database, standing, copies, persons, places),
+        "places": iterate_places(database, places, len(standing.profile)),
         "findings": database.batches(_FINDINGS),
         "series": _iterate_series(database, persons, places),
         "volumes": iterate_volumes(database, places),
@@ -147,8 +145,13 @@ def _resolve_persons(
     return resolve_persons(database, rules, images, tied)
 
 
-def _register_findings(database: Database, copies: Copies, places: Places) -> None:
-    """Give what was found to the database, and make the views on it."""
+def _register_findings(
+    database: Database, standing: Standing, copies: Copies, places: Places
+) -> None:
+    """Give what was found to the database."""
+    mosaic = read_column(database, "SELECT mosaic FROM profiles ORDER BY profile", bool)
+    mosaics = mosaic[standing.profile] & standing.counts
+    instances, frames = np.split(places.guessed, [len(mosaics)])
     aliases = pa.array(copies.aliases)
     originals = pa.array(copies.originals[copies.aliases])
     given = {
@@ -156,16 +159,49 @@ def _register_findings(database: Database, copies: Copies, places: Places) -> No
             "file": copies.files.take(aliases),
             "alias_of": copies.files.take(originals),
         },
-        "guessed": {"guessed": places.guessed},
         "conflicts": {"file": copies.files.filter(pa.array(copies.conflicts))},
+        "mosaics": {"file": _name(database, "instances", mosaics)},
+        "guesses": {
+            "file": pa.concat_arrays(
+                [_name(database, "instances", instances), _name(database, "frames", frames)]
+            )
+        },
     }
     for name, columns in given.items():
         database.register(name, pa.table(columns))
+
+
+def _name(database: Database, table: str, chosen: npt.NDArray[np.bool_]) -> pa.Array:
+    """Return the files of some rows; mostly there are none."""
+    files = [pa.array([], pa.string())]
+    if chosen.any():
+        start = 0
+        for batch in database.batches(f"SELECT file FROM {table}"):
+            files.append(batch.column(0).filter(pa.array(chosen[start : start + len(batch)])))
+            start += len(batch)
+    return pa.concat_arrays(files)
+
+
+def _tally(database: Database, standing: Standing) -> None:
+    """Count the files of each profile, and make the view of those that are there."""
+    profile, count = standing.profile, int(standing.profile.max(initial=-1)) + 1
+    rank = np.full(count, len(profile))
+    np.minimum.at(rank, profile, standing.rank)
+    columns = {
+        "profile": np.arange(count),
+        "instances": np.bincount(profile, minlength=count),
+        "rank": rank,  # of the first
+    }
+    database.register("tallies", pa.table(columns))
     database.execute(_PRESENT)
 
 
 def _iterate_marks(
-    database: Database, standing: Standing, copies: Copies, persons: Persons
+    database: Database,
+    standing: Standing,
+    copies: Copies,
+    persons: Persons,
+    places: Places,
 ) -> Iterator[pa.Table]:
     """Yield the rows of the table ``marks``."""
     patients = database.arrow("SELECT told_patient FROM profiles ORDER BY profile").column(0)
@@ -180,6 +216,7 @@ def _iterate_marks(
         rows = slice(start, start + len(batch))
         start = rows.stop
         profile, slot = standing.profile[rows], slots[rows]
+        volume, number = places.tell(rows.start, rows.stop)
         columns = {
             "file": batch.column(0),
             "person": _take(persons.keys, persons.owner[profile]),
@@ -187,6 +224,8 @@ def _iterate_marks(
             "pixels_sha256": _take(copies.hashes, slot),
             "duplicate": _take(pa.array(duplicate, pa.string()), slot),
             "alias_of": _take(copies.files, np.append(originals, -1)[slot]),
+            "volume": volume,
+            "slice": number,
         }
         yield pa.table(columns)
 

@@ -8,6 +8,7 @@ but that they are left over.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -27,7 +28,7 @@ from medkit.catalog.headers import (
     NOT_IMAGES,
     PIXEL_KEYWORDS,
 )
-from medkit.catalog.schema import FRAMES, HEADER, IDENTIFIERS, READ_TABLES
+from medkit.catalog.schema import HEADER, IDENTIFIERS, READ_TABLES, RESOLVED
 from medkit.sources.trees import is_remote, read_ranges
 
 Rows = npt.NDArray[np.intp]
@@ -38,7 +39,6 @@ Tables = dict[str, pa.Table]
 
 _BATCH = 2**12  # files in hand at a time, of which a few values are kept
 
-_FRAME_FIELDS = [one for one in FRAMES if one.name[0].isupper()]
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "TransferSyntaxUID")
 
 
@@ -89,11 +89,10 @@ def _read(
     entries: Entries, part: Rows, rows: Rows, offsets: Integers, widths: Integers, data: Bytes
 ) -> None:
     """Fill an array with parts of files, as `Heads` asks for them."""
-    paths = [entries.paths[row] for row in part[rows]]
+    paths = [entries.paths[row] for row in part[rows].tolist()]
     begins = np.cumsum(widths) - widths
     if os.name == "posix" and not is_remote(entries.root):
-        places = [f"{entries.root}/{path}" for path in paths]
-        got = _fill_compiled(places, offsets, data, begins, widths)
+        got = _fill_compiled(entries.root, paths, offsets, data, begins, widths)
     else:
         got = _fill(entries.root, paths, offsets, data, begins, widths)
     for row in np.flatnonzero(got != widths):  # no longer as it was a moment ago
@@ -101,13 +100,18 @@ def _read(
 
 
 def _fill_compiled(
-    paths: list[str], offsets: Integers, data: Bytes, begins: Integers, widths: Integers
+    root: str, paths: list[str], offsets: Integers, data: Bytes, begins: Integers, widths: Integers
 ) -> Integers:
     """Fill an array with parts of files, and return how much of each there is."""
     names = np.frombuffer(os.fsencode("\0".join([*paths, ""])), np.uint8)
     starts = np.concatenate([[0], np.flatnonzero(names == 0)[:-1] + 1])
-    got = np.empty(len(paths), np.int64)
-    elements.read_windows(names, starts, offsets, data, begins, widths, got)
+    got = np.full(len(paths), -1)
+    with suppress(OSError):  # the folder is gone
+        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            elements.read_windows(handle, names, starts, offsets, data, begins, widths, got)
+        finally:
+            os.close(handle)
     return got
 
 
@@ -145,19 +149,24 @@ def _tabulate(
     sound = ~heads.failed & ~_lacks_any(columns, _UIDS) & ~_is_special(heads, columns, image)
     sound &= ~image | _has_sound_pixels(heads, columns, frames)
     count = len(rows)
-    keys = [entries.keys[row] for row in rows]
+    single = pa.array(image & (frames == 1))
+    keys = [entries.keys[row] for row in rows.tolist()]
     columns |= {
         "file": pa.array(keys),
         "format": pa.repeat("dicom", count),
         "source": pa.repeat(entries.source, count),
         "synthetic_uid": pa.repeat(False, count),
         "has_modality_lut": pa.repeat(False, count),
+        "one_frame": single,
+        # One position cannot be that of several frames.
+        "ImagePositionPatient": pc.if_else(single, position, None),
     }
-    taken = pa.array(sound)
-    instances = _make_table(columns, "instances", count).filter(taken)
-    files = pa.table({"entry": pa.array(rows), **kinds}).filter(taken)
-    shown = np.flatnonzero(sound & image)
-    listed = _list_frames({**columns, "ImagePositionPatient": position}, shown, frames[shown])
+    instances = _make_table(columns, "instances", count)
+    files = pa.table({"entry": pa.array(rows), **kinds})
+    if not sound.all():  # to pick all would be to copy all
+        files, instances = (table.filter(pa.array(sound)) for table in (files, instances))
+    several = np.flatnonzero(sound & image & (frames > 1))
+    listed = _list_frames(columns, several, frames[several])
     return {"files": files, "instances": instances, "frames": listed}, sound
 
 
@@ -252,15 +261,9 @@ def _numbers(column: pa.Array, missing: int) -> npt.NDArray[np.int64]:
 def _list_frames(
     columns: dict[str, pa.Array], rows: Rows, frames: npt.NDArray[np.int64]
 ) -> pa.Table:
-    """Return a row for each frame; they share all but their number."""
+    """Return a row for each of several frames; they share all but their number and position."""
     repeated = np.repeat(rows, frames)
-    several = np.repeat(frames > 1, frames)
     starts = np.repeat(np.cumsum(frames) - frames, frames)
-    names = ("file", *(one.name for one in _FRAME_FIELDS))
-    found = {name: columns[name].take(pa.array(repeated)) for name in names}
+    found = {name: columns[name].take(pa.array(repeated)) for name in ("file", *RESOLVED)}
     found["frame"] = pa.array(np.arange(len(repeated)) - starts)
-    # One position cannot be that of several frames.
-    found["ImagePositionPatient"] = found["ImagePositionPatient"].take(
-        pa.array(np.arange(len(repeated)), mask=several)
-    )
     return _make_table(found, "frames", len(repeated))

@@ -22,11 +22,13 @@ from medkit.catalog.findings import Finding, UnreadableFileError, ignore
 from medkit.catalog.headers import READER_VERSION, read_header
 from medkit.catalog.identity import fill_uids
 from medkit.catalog.pictures import read_picture
-from medkit.catalog.schema import READ_TABLES
+from medkit.catalog.schema import READ_TABLES, RESOLVED
 from medkit.errors import SourceError
 from medkit.sources.streams import File
 from medkit.sources.trees import is_remote, locate_file, open_file
 from medkit.sources.unpacking import iterate_members
+
+_ORDINARY = {"encapsulated": False, "has_modality_lut": False, "one_frame": False}
 
 Tables = dict[str, pa.Table]
 Rows = dict[str, list[dict[str, Any]]]
@@ -93,7 +95,9 @@ def report_death(entries: Entries, detail: str, code: str = "reader-died") -> Ta
 
 def _find_unread(entries: Entries) -> list[int]:
     """Return the files that are not to be opened."""
-    unfinished = [row for row, path in enumerate(entries.paths) if path.endswith(triage.UNFINISHED)]
+    unfinished = []
+    if f"{triage.UNFINISHED}\0" in "\0".join([*entries.paths, ""]):  # to ask each takes longer
+        unfinished = [row for row, path in enumerate(entries.paths) if triage.is_unfinished(path)]
     return sorted({*entries.findings, *np.flatnonzero(entries.sizes == 0).tolist(), *unfinished})
 
 
@@ -105,12 +109,13 @@ def _tell_unread(entries: Entries, row: int) -> Finding:
 def _tabulate_files(entries: Entries, found: pa.Table, reader: str) -> pa.Table:
     """Return the table ``files`` of plain files."""
     rows = found["entry"].to_numpy()
+    listed = rows.tolist()
     count = len(rows)
     columns = {
-        "file": pa.array([entries.keys[row] for row in rows], pa.string()),
+        "file": pa.array([entries.keys[row] for row in listed], pa.string()),
         "source": pa.repeat(pa.scalar(entries.source), count),
         "root": pa.repeat(pa.scalar(entries.root), count),
-        "path": pa.array([entries.paths[row] for row in rows], pa.string()),
+        "path": pa.array([entries.paths[row] for row in listed], pa.string()),
         "size": pa.array(entries.sizes[rows]),
         "mtime_ns": pa.array(entries.mtimes[rows]),
         "inode": pa.array(entries.inodes[rows]),
@@ -221,11 +226,22 @@ def _add(
         }
     )
     if finding.values is not None:
-        instance = {"encapsulated": False, "has_modality_lut": False, **finding.values}
+        instance = {**_ORDINARY, **finding.values}
         instance["synthetic_uid"] = fill_uids(instance, finding, entries.source, path)
-        rows["instances"].append({"file": key, "source": entries.source, **instance})
-    rows["frames"].extend({"file": key, **frame} for frame in finding.frames)
+        instance |= {"file": key, "source": entries.source}
+        frames = [{"file": key, **frame} for frame in finding.frames]
+        if _says_all(instance, frames):
+            (frame,), frames = frames, []
+            instance["ImagePositionPatient"] = frame.get("ImagePositionPatient")
+            instance["one_frame"] = True
+        rows["instances"].append(instance)
+        rows["frames"].extend(frames)
     rows["problems"].extend(_describe_problems(key, finding.problems))
+
+
+def _says_all(instance: dict[str, Any], frames: list[dict[str, Any]]) -> bool:
+    """Tell whether there is one frame, and an instance says what it says."""
+    return len(frames) == 1 and all(frames[0].get(name) == instance.get(name) for name in RESOLVED)
 
 
 def _describe_problems(key: str, problems: Iterable[tuple[str, str]]) -> list[dict[str, str]]:

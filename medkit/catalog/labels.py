@@ -29,7 +29,7 @@ CREATE TEMP VIEW labellable AS
 SELECT instances.*, files.path,
     NOT vanished AND duplicate IS DISTINCT FROM 'alias' AND shown.file IS NOT NULL AS counts
 FROM instances JOIN files USING (file)
-LEFT JOIN (SELECT file FROM raw_frames WHERE frame = 0) AS shown USING (file)
+LEFT JOIN (SELECT file FROM frames WHERE frame = 0) AS shown USING (file)
 WHERE kind IN ('image', 'non-dicom')
 """
 _ALIASES = """

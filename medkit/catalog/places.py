@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from medkit.catalog.database import Database
+from medkit.catalog.profiles import Standing
 from medkit.catalog.runs import cut_between, find_starts
 from medkit.catalog.schema import PLACES, VOLUMES
 from medkit.catalog.volumes import BY_ORDER, Frames, divide, find_flat, measure
@@ -25,21 +26,39 @@ _SPACING = [f"PixelSpacing[{part}]" for part in (1, 2)]
 # What an enhanced multi-frame object says of each frame, and any other of all its frames.
 _MOMENTS = ["EchoTime", "TemporalPositionIdentifier", "DiffusionBValue"]
 _NUMBERS = [*_POSITION, *_ORIENTATION, *_SPACING]
+_LISTS = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
+_OF_FRAMES = ", ".join([*_LISTS, *_MOMENTS])
+_OF_INSTANCES = (
+    'series, kind, rank, Modality, "Rows", "Columns", InstanceNumber, AcquisitionNumber, '
+    "TriggerTime"
+)
 
-_FRAMES = f"""
-SELECT place, profiles.series, profiles.kind, profiles.Modality, profiles."Rows",
-    profiles."Columns", own.AcquisitionNumber, own.TriggerTime, said.frame,
-    {", ".join(f"said.{name}" for name in _MOMENTS)},
-    {", ".join(f'said.{value} AS "{value}"' for value in _NUMBERS)}
-FROM (SELECT row_number() OVER () - 1 AS place, * FROM frames) AS said
+# What may stand in a volume, by profile.
+_USABLE = """
+SELECT CASE WHEN scout OR mosaic THEN NULL ELSE series END AS series, kind
+FROM profiles ORDER BY profile
+"""
+_SINGLE = f"""
+SELECT row_number() OVER () - 1 AS place, 0 AS frame, counts AND one_frame AS is_frame,
+    {_OF_FRAMES}, {_OF_INSTANCES}
+FROM instances POSITIONAL JOIN usable
+"""
+# Numbered on after the instances.
+_SEVERAL = f"""
+SELECT (SELECT count(*) FROM instances) + place, frame, true, {_OF_FRAMES}, {_OF_INSTANCES}
+FROM (SELECT row_number() OVER () - 1 AS place, file, frame, {_OF_FRAMES} FROM frames)
 JOIN (
-    SELECT file, InstanceNumber, AcquisitionNumber, TriggerTime, profile, rank
-    FROM instances POSITIONAL JOIN standing WHERE counts
-) AS own USING (file)
-JOIN profiles USING (profile)
-WHERE NOT scout AND NOT mosaic AND series IS NOT NULL
-    AND len(said.ImagePositionPatient) = 3 AND len(said.ImageOrientationPatient) = 6
-ORDER BY series, own.InstanceNumber NULLS LAST, own.rank, said.frame
+    SELECT file, {_OF_INSTANCES} FROM instances POSITIONAL JOIN usable
+    WHERE counts AND NOT one_frame
+) USING (file)
+"""
+_FRAMES = f"""
+SELECT place, series, kind, Modality, "Rows", "Columns", AcquisitionNumber, TriggerTime, frame,
+    {", ".join(_MOMENTS)}, {", ".join(f'{value} AS "{value}"' for value in _NUMBERS)}
+FROM ({{frames}})
+WHERE is_frame AND series IS NOT NULL
+    AND len(ImagePositionPatient) = 3 AND len(ImageOrientationPatient) = 6
+ORDER BY series, InstanceNumber NULLS LAST, rank, frame
 """
 _ROWS = 16384  # frames at a time; many short series would be slow
 _BATCH = 8192  # series
@@ -56,7 +75,8 @@ class Places:
     Attributes
     ----------
     volume : (n,) int32 array
-        For each row of the table ``frames``, the number of its volume; -1 where it is in none.
+        For each row of the table ``instances``, and then of ``frames``, the number of its volume;
+        -1 where it is in none.
     slice : (n,) int32 array
         Its position there.
     guessed : (n,) bool array
@@ -78,21 +98,33 @@ class Places:
         """(v,) integers: the series of each volume, ascending."""
         return np.asarray(self.volumes.column("series").to_numpy())
 
+    def tell(self, start: int, stop: int) -> tuple[pa.Array, pa.Array]:
+        """Return the names of the volumes of some rows, and the positions there."""
+        numbers, slices = self.volume[start:stop], self.slice[start:stop]
+        nowhere = numbers < 0
+        return self.names.take(pa.array(numbers, mask=nowhere)), pa.array(slices, mask=nowhere)
 
-def find_places(database: Database) -> Places:
+
+def find_places(database: Database, standing: Standing) -> Places:
     """Divide all frames into volumes.
 
     Parameters
     ----------
     database : Database
         With the raw tables, and those that `medkit.catalog.profiles.draw_profiles` makes.
+    standing : Standing
+        What that returned.
     """
-    total = database.arrow("SELECT count(*) FROM frames").column(0)[0].as_py()
+    _register_usable(database, standing)
+    several = database.arrow("SELECT count(*) FROM frames").column(0)[0].as_py()
+    # To look for what is not there would take as long again.
+    frames = _FRAMES.format(frames=f"{_SINGLE} UNION ALL {_SEVERAL}" if several else _SINGLE)
+    total = len(standing.profile) + several
     volume, slices = np.full(total, -1, np.int32), np.full(total, -1, np.int32)
     guessed = np.zeros(total, bool)
     found: list[pa.Table] = []
     count = 0
-    for table in cut_between(database.batches(_FRAMES, _ROWS), "series"):
+    for table in cut_between(database.batches(frames, _ROWS), "series"):
         places, sizes, told, volumes = _divide(table)
         numbers = np.arange(count, count + len(sizes))
         volume[places] = np.repeat(numbers, sizes)
@@ -104,19 +136,12 @@ def find_places(database: Database) -> Places:
     return Places(volume, slices, guessed, volumes, _name_volumes(database, volumes))
 
 
-def iterate_places(database: Database, places: Places) -> Iterator[pa.Table]:
-    """Yield the rows of the table ``places``."""
-    start = 0
+def iterate_places(database: Database, places: Places, start: int) -> Iterator[pa.Table]:
+    """Yield the rows of the table ``places``; those of the instances stand before ``start``."""
     for batch in database.batches("SELECT file, frame FROM frames"):
-        rows = slice(start, start + len(batch))
-        start = rows.stop
-        numbers = places.volume[rows]
-        columns = [
-            *batch.columns,
-            places.names.take(pa.array(numbers, mask=numbers < 0)),
-            pa.array(places.slice[rows], mask=numbers < 0),
-        ]
-        yield pa.table(columns, names=PLACES.names)
+        stop = start + len(batch)
+        yield pa.table([*batch.columns, *places.tell(start, stop)], names=PLACES.names)
+        start = stop
 
 
 def iterate_volumes(database: Database, places: Places) -> Iterator[pa.Table]:
@@ -128,6 +153,13 @@ def iterate_volumes(database: Database, places: Places) -> Iterator[pa.Table]:
         for name in _NAMES[1:]:
             rows = rows.append_column(name, names.column(name).take(pa.array(own)))
         yield rows.sort_by([("series", "ascending"), ("volume", "ascending")])
+
+
+def _register_usable(database: Database, standing: Standing) -> None:
+    """Make the table ``usable``, in the order of the instances."""
+    own = database.arrow(_USABLE).take(pa.array(standing.profile))
+    own = own.append_column("rank", pa.array(standing.rank))
+    database.register("usable", own.append_column("counts", pa.array(standing.counts)))
 
 
 def _divide(table: pa.Table) -> tuple[Integers, Integers, Integers, pa.Table]:

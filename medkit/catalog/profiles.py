@@ -38,6 +38,10 @@ _KINDS = (
     "IssuerOfPatientID",
 )
 _KIND = ", ".join(f'"{name}"' for name in _KINDS)
+# What a series or a study takes from the first of its files that says it.
+_SAID = ("SeriesNumber", "SeriesDescription", "BodyPartExamined", "StudyDate", "StudyDescription")
+
+_KEY = "('0x' || file)::UBIGINT"  # of a file, as a number
 
 _MET = f"""
 CREATE TEMP TABLE met AS
@@ -48,7 +52,7 @@ SELECT row_number() OVER () - 1 AS profile, * FROM (
         coalesce(list_contains(ImageType, 'MOSAIC'), false) AS mosaic,
         coalesce(array_to_string(ImageType[3:], '\\'), '') AS flavour,
         told.basis AS told_basis, told.patient AS told_patient,
-        {", ".join(f'"{name}"' for name in _KINDS[:-3])},
+        {", ".join(f'"{name}"' for name in (*_KINDS[:-3], *_SAID))},
         list(row) AS members
     FROM (SELECT row_number() OVER () - 1 AS row, * FROM instances POSITIONAL JOIN standing)
     LEFT JOIN told USING (file)
@@ -74,11 +78,11 @@ WHERE series IN (
     GROUP BY series HAVING count(*) > 1
 )
 """
-_PROFILES = """
+_PROFILES = f"""
 CREATE TEMP TABLE profiles AS
 SELECT profile, roots.name AS root, vanished, shown, source, dicom, PatientID,
     IssuerOfPatientID, StudyInstanceUID, SeriesInstanceUID, Modality, "Rows", "Columns", scout,
-    mosaic, told_basis, told_patient, series, study, coalesce(kind, 0) AS kind
+    mosaic, told_basis, told_patient, series, study, coalesce(kind, 0) AS kind, {", ".join(_SAID)}
 FROM met JOIN roots USING (root)
 LEFT JOIN series_ids USING (source, StudyInstanceUID, SeriesInstanceUID)
 LEFT JOIN kinds USING (profile)
@@ -128,15 +132,20 @@ def draw_profiles(database: Database) -> Standing:
     database : Database
         With the raw tables, and ``told``: ``file``, ``basis`` and ``patient`` of pictures.
     """
-    instances = read_keys(database, "instances")
-    # A frame of another instance tells nothing of this one; a frame of none is not possible.
-    shown = _find_all(instances, read_keys(database, "frames WHERE frame = 0"))
-    roots, root, vanished = _read_files(database, instances)
+    shown = read_column(database, "SELECT one_frame FROM instances", bool)
+    roots, root, vanished = _read_files(database)
+    frames = read_column(database, f"SELECT {_KEY} FROM frames WHERE frame = 0", np.uint64)
+    # Where they are as many as the files, instances are the files, in the same order.
+    if len(frames) or len(shown) != len(root):
+        instances = read_column(database, f"SELECT {_KEY} FROM instances", np.uint64)
+        shown |= np.isin(instances, frames)
+        rows = _locate(instances, read_column(database, f"SELECT {_KEY} FROM files", np.uint64))
+        root, vanished = root[rows], vanished[rows]
     database.register("roots", roots)
     database.register("standing", pa.table({"root": root, "vanished": vanished, "shown": shown}))
     for statement in (_MET, _SERIES, _KINDS_OF_SERIES, _PROFILES):
         database.execute(statement)
-    profile = np.zeros(len(instances), np.int32)
+    profile = np.zeros(len(shown), np.int32)
     for batch in database.batches("SELECT profile, members FROM met"):
         members = batch.column("members")
         profile[members.flatten().to_numpy()] = np.repeat(
@@ -158,30 +167,24 @@ def register_standing(database: Database, standing: Standing) -> None:
     database.register("standing", pa.table({**vars(standing)}))
 
 
-def read_keys(database: Database, rows: str) -> npt.NDArray[np.uint64]:
-    """Return the keys of files as numbers, in the order of the rows."""
-    answer = database.batches(f"SELECT ('0x' || file)::UBIGINT FROM {rows}")
-    return np.concatenate(
-        [np.empty(0, np.uint64), *(batch.column(0).to_numpy() for batch in answer)]
-    )
+def read_column(database: Database, sql: str, kind: type[Any]) -> npt.NDArray[Any]:
+    """Return the one column of an answer."""
+    answer = (batch.column(0) for batch in database.batches(sql))
+    pieces = (column.to_numpy(zero_copy_only=False) for column in answer)
+    return np.concatenate([np.empty(0, kind), *pieces])
 
 
-def _read_files(
-    database: Database, instances: npt.NDArray[np.uint64]
-) -> tuple[pa.Table, npt.NDArray[np.int32], Truths]:
-    """Return the roots, and of each instance its root's number and whether it vanished."""
+def _read_files(database: Database) -> tuple[pa.Table, npt.NDArray[np.int32], Truths]:
+    """Return the roots, and of each file its root's number and whether it vanished."""
     names = database.arrow("SELECT DISTINCT root FROM files ORDER BY root").column(0)
     roots = pa.table({"root": pa.array(range(len(names)), pa.int32()), "name": names})
-    pieces: list[tuple[Any, ...]] = []
-    for batch in database.batches("SELECT ('0x' || file)::UBIGINT, root, vanished FROM files"):
-        key, root, vanished = batch.columns
+    pieces = [(np.empty(0, np.int32), np.empty(0, bool))]
+    for batch in database.batches("SELECT root, vanished FROM files"):
+        root, vanished = batch.columns
         codes = pc.index_in(root, names).to_numpy()
-        pieces.append((key.to_numpy(), codes, vanished.to_numpy(zero_copy_only=False)))
-    if not pieces:
-        return roots, np.empty(0, np.int32), np.empty(0, bool)
-    keys, codes, gone = (np.concatenate(piece) for piece in zip(*pieces, strict=True))
-    rows = _locate(instances, keys)
-    return roots, codes[rows], gone[rows]
+        pieces.append((codes, vanished.to_numpy(zero_copy_only=False)))
+    codes, gone = (np.concatenate(piece) for piece in zip(*pieces, strict=True))
+    return roots, codes, gone
 
 
 def _locate(wanted: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
@@ -190,10 +193,3 @@ def _locate(wanted: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt
         return np.arange(len(keys))
     order = np.argsort(keys)
     return order[np.searchsorted(keys, wanted, sorter=order)]
-
-
-def _find_all(wanted: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> Truths:
-    """Return which of the wanted ones are among the keys."""
-    if np.array_equal(wanted, keys):
-        return np.ones(len(keys), bool)
-    return np.isin(wanted, keys)

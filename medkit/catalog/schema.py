@@ -190,6 +190,9 @@ FRAMES = pa.schema(
     ]
 )
 
+# What a frame says for itself, and an instance of all its frames.
+RESOLVED = tuple(name for name in FRAMES.names if name in HEADER.names)
+
 PROBLEMS = pa.schema([("file", _text), ("code", _text), ("detail", _text)])
 
 SERIES = pa.schema(
@@ -273,9 +276,12 @@ MARKS = pa.schema(
         ("pixels_sha256", _text),
         ("duplicate", _text),
         ("alias_of", _text),
+        # Of its one frame; null where it lies in no volume, or has frames of their own rows.
+        ("volume", _text),
+        ("slice", _integer),
     ]
 )
-# ... and of a frame; null where it lies in no volume.
+# ... and of a frame that has a row of its own.
 PLACES = pa.schema([("file", _text), ("frame", _integer), ("volume", _text), ("slice", _integer)])
 
 # What reading one file says of it, a row for each in the order of the files; the view of the
@@ -283,7 +289,12 @@ PLACES = pa.schema([("file", _text), ("frame", _integer), ("volume", _text), ("s
 READ_TABLES: dict[str, pa.Schema] = {
     "files": FILES,
     "instances": pa.schema(
-        [each for each in INSTANCES if each.name == "file" or each.name not in MARKS.names]
+        [
+            *(each for each in INSTANCES if each.name == "file" or each.name not in MARKS.names),
+            # Most have one frame, which says what the instance says: it has no row in ``frames``.
+            ("one_frame", _truth),
+            ("ImagePositionPatient", _numbers),  # null but for such
+        ]
     ),
     "frames": pa.schema([each for each in FRAMES if each.name not in ("volume", "slice")]),
     "problems": PROBLEMS,

@@ -42,7 +42,7 @@ BOUNDARY = "000"  # of 4,096 keys, one ends so
 KINDS = ("image", "other-dicom", "non-dicom", "archive", "ignored", "problem")
 # What may go otherwise the next time, though the file is the same.
 _TRANSIENT = ("unreadable", "reader-died", "reader-timeout")
-_FORMAT = 1  # of what is written; another one is read again
+_FORMAT = 2  # of what is written; another one is read again
 _NAME = "segment.json"
 
 
@@ -105,7 +105,7 @@ class Segment:
         Files that are no longer there, such that are to be read again, and such that walking
         told all of, so that they are never opened.
     tables : dict of str to dict
-        ``sha256``, ``size`` and ``rows`` of each.
+        ``sha256``, ``size`` and ``rows`` of each that has rows; others have no file.
     """
 
     name: str
@@ -180,9 +180,10 @@ def write_segment(folder: Path, rows: Rows, inputs: str, pieces: Sequence[Tables
     beside.mkdir(parents=True)
     files = {}
     for name, table in tables.items():
-        path = beside / f"{name}.parquet"
-        written = write_table([table], path, READ_TABLES[name], synced=False)
-        files[name] = describe_file(path, written)
+        if len(table):
+            path = beside / f"{name}.parquet"
+            written = write_table([table], path, READ_TABLES[name], synced=False)
+            files[name] = describe_file(path, written)
     segment = _describe(rows, inputs, tables["files"], files)
     return _settle(folder, beside, segment)
 
@@ -274,7 +275,7 @@ def carry_over(
         for chosen, vanished in ((same & ~gone & missing, False), (gone & missing, True)):
             if chosen.any():
                 keys = files["file"].combine_chunks().take(places[chosen])
-                tables = _read_tables(folder, segment.name)
+                tables = _read_tables(folder, segment)
                 carried.append(select_files(tables, keys, vanished=vanished))
         missing &= ~(same | gone)
     return carried, np.flatnonzero(missing)
@@ -332,9 +333,9 @@ def _order(pieces: Sequence[Tables]) -> Tables:
         for name, one in READ_TABLES.items()
     }
     files = tables["files"]
-    order = pc.sort_indices(files["path"])
-    if not np.array_equal(order, np.arange(len(files))):
-        files = files.take(order)
+    paths = files["path"].combine_chunks()
+    if not pc.all(pc.less_equal(paths[:-1], paths[1:])).as_py():
+        files = files.take(pc.sort_indices(paths))
     return {"files": files, **_order_others(tables, files)}
 
 
@@ -369,8 +370,9 @@ def _describe(
 ) -> Segment:
     top, counts, members = pc.is_null(files["container"]), _no_counts(), _no_counts()
     here = pc.invert(files["vanished"])
-    _count(files.filter(pc.and_(top, here)), counts)
-    _count(files.filter(pc.and_(pc.invert(top), here)), members)
+    told = files.select(["kind", "reason"])
+    _count(told.filter(pc.and_(top, here)), counts)
+    _count(told.filter(pc.and_(pc.invert(top), here)), members)
     transient = sum(counts["problem"].get(reason, 0) for reason in _TRANSIENT)
     transient -= sum(what.reason in _TRANSIENT for what in rows.entries.findings.values())
     # Such files may read otherwise the next time: what was found is then part of the name.
@@ -431,9 +433,11 @@ def _settle(folder: Path, beside: Path, segment: Segment) -> Segment:
     return segment
 
 
-def _read_tables(folder: Path, segment: str) -> Tables:
+def _read_tables(folder: Path, segment: Segment) -> Tables:
     return {
-        name: _read(table_path(folder, segment, name), one.names)
+        name: _read(table_path(folder, segment.name, name), one.names)
+        if name in segment.tables
+        else one.empty_table()
         for name, one in READ_TABLES.items()
     }
 

@@ -88,7 +88,7 @@ def make_snapshot(
     pa.default_memory_pool().release_unused()
     warnings: list[str] = []
     for memory in _choose_memory(standing):
-        with suppress(MemoryError), _open_database(folder, segments, current, memory) as database:
+        with suppress(MemoryError), _open_database(folder, standing, current, memory) as database:
             warnings = derive(
                 database, read_journal(folder), beside, engine=engine, workers=workers
             )
@@ -132,16 +132,18 @@ def _hash_inputs(folder: Path, segments: Sequence[Segment]) -> str:
 
 def _choose_memory(segments: Sequence[Segment]) -> list[str | None]:
     """Return how much DuckDB may use at first, and then: it cannot spill all that it needs."""
-    frames = sum(segment.tables["frames"]["rows"] for segment in segments)
-    megabytes = 64 + frames // 20_000  # measured with up to a million, and half again
+    tables = [one.tables.get(name) for one in segments for name in ("instances", "frames")]
+    rows = sum(table["rows"] for table in tables if table)
+    megabytes = 64 + rows // 20_000  # measured with up to a million, and half again
     return [f"{megabytes}MB", f"{4 * megabytes}MB", None]
 
 
 def _open_database(
-    folder: Path, segments: Sequence[str], before: Manifest | None, memory: str | None
+    folder: Path, segments: Sequence[Segment], before: Manifest | None, memory: str | None
 ) -> Database:
     tables = {
-        name: [table_path(folder, segment, name) for segment in segments] for name in READ_TABLES
+        name: [table_path(folder, one.name, name) for one in segments if name in one.tables]
+        for name in READ_TABLES
     }
     tables["old_files"] = before.paths(folder, "files") if before else []
     tables["old_marks"] = before.paths(folder, "marks") if before else []

@@ -17,12 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medkit.catalog.database import Database
-from medkit.catalog.schema import DERIVED_TABLES, FRAMES, INSTANCES, PROBLEMS, READ_TABLES, TABLES
+from medkit.catalog.schema import DERIVED_TABLES, PROBLEMS, READ_TABLES, RESOLVED, TABLES
 from medkit.catalog.segments import is_same_file, table_path
 from medkit.engine import count_workers
 from medkit.errors import CatalogError, UsageError, WorkspaceError
@@ -32,18 +33,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "snapshot.json"
-_FORMAT = 2
+_FORMAT = 3
 _MEMORY, _THREADS = "1GB", 4  # of a question
-
-# What stands beside what was read from each file.
-_BESIDE = {"instances": "marks", "frames": "places"}
-# Frames say these with functional groups resolved; the instance's own stand behind.
-_RESOLVED = ", ".join(name for name in FRAMES.names if name in INSTANCES.names)
 
 # A picture is a non-DICOM image, and has frames; a volume such as NIfTI has none, and so no row.
 _IMAGES = f"""
 CREATE VIEW images AS
-SELECT frames.*, instances.* EXCLUDE ({_RESOLVED}),
+SELECT frames.*, instances.* EXCLUDE (file, {", ".join(RESOLVED)}),
     files.root, files.path, files.container, files.kind, files.size, files.mtime_ns
 FROM frames
 JOIN instances USING (file)
@@ -97,20 +93,25 @@ class Manifest:
         path = folder / "snapshots" / snapshot / MANIFEST
         try:
             content = read_json(path)
-            checksum = content.pop("checksum")
-            if checksum != hash_json(content) or content.pop("format") != _FORMAT:
+            if content.pop("checksum") != hash_json(content):
                 raise CatalogError(f"{path} is damaged")
-            return cls(**content)
+            if content.pop("format") == _FORMAT:
+                return cls(**content)
         except WorkspaceError as error:
             raise CatalogError(str(error)) from None
         except (TypeError, AttributeError, KeyError):
-            raise CatalogError(f"{path} is not of this version of medkit") from None
+            pass
+        raise CatalogError(f"{path} is not of this version of medkit")
 
     def paths(self, folder: Path, table: str) -> list[Path]:
         """Return the files of a table, in the order of its rows."""
         if table in DERIVED_TABLES:
             return [folder / "snapshots" / self.name / f"{table}.parquet"]
-        return [table_path(folder, segment["name"], table) for segment in self.segments]
+        return [
+            table_path(folder, segment["name"], table)
+            for segment in self.segments
+            if table in segment["tables"]
+        ]
 
     def check(self, folder: Path) -> None:
         """Compare every file with its hash.
@@ -196,8 +197,10 @@ class Catalog:
         """Return one table as Arrow has it; see `table`."""
         if name not in TABLES:
             raise UsageError(f"there is no table {name!r}; there are {', '.join(TABLES)}, images")
-        if name in _BESIDE:
-            return _paste(self._read(name), self._read(_BESIDE[name]), TABLES[name])
+        if name == "instances":
+            return _paste(self._read(name), self._read("marks"), TABLES[name])
+        if name == "frames":
+            return self._read_frames()
         if name == "problems":
             return pa.concat_tables([self._read(name), self._read("findings")])
         return self._read(name)
@@ -242,9 +245,11 @@ class Catalog:
         UsageError
             If the condition is none; the message has DuckDB's words.
         """
-        # The line ends keep a comment in the condition from hiding what follows it.
-        condition = f"WHERE (\n{where}\n)" if where else ""
-        return self.query(f"SELECT * FROM images {condition} ORDER BY {_ORDER}")
+        return self.query(_select_images(where))
+
+    def stream_images(self, where: str | None = None) -> pa.RecordBatchReader:
+        """Yield what `select` returns, a batch at a time, with the errors of `stream`."""
+        return self.stream(_select_images(where))
 
     def label_names(self) -> list[str]:
         """Return the names of the labels, sorted."""
@@ -293,13 +298,27 @@ class Catalog:
             database.execute(statement)
         return database
 
-    def _read(self, name: str) -> pa.Table:
-        """Return a table as it is stored."""
+    def _read_frames(self) -> pa.Table:
+        """Return the table ``frames``: most of its rows are told by their instances."""
+        schema = TABLES["frames"]
+        instances = self._read(
+            "instances", ["file", *RESOLVED, "ImagePositionPatient", "one_frame"]
+        )
+        numbered = instances.append_column("frame", pa.repeat(0, len(instances)))
+        single = _paste(numbered, self._read("marks"), schema).filter(instances["one_frame"])
+        frames = pa.concat_tables(
+            [single, _paste(self._read("frames"), self._read("places"), schema)]
+        )
+        ranks = pc.index_in(frames["file"], instances["file"].combine_chunks())
+        return frames.take(np.argsort(ranks.to_numpy(), kind="stable"))
+
+    def _read(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Return a table as it is stored, or some columns of it."""
         schema = READ_TABLES[name] if name in READ_TABLES else DERIVED_TABLES[name][0]
-        pieces = [schema.empty_table()]
+        pieces = [schema.empty_table().select(columns or schema.names)]
         for path in self.manifest.paths(self.folder, name):
             try:
-                pieces.append(pq.ParquetFile(path).read())
+                pieces.append(pq.ParquetFile(path).read(columns))
             except (OSError, pa.ArrowException) as error:
                 raise CatalogError(f"{path} is damaged: {error}") from None
         return pa.concat_tables(pieces)
@@ -319,6 +338,12 @@ def list_snapshots(folder: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
 
 
+def _select_images(where: str | None) -> str:
+    # The line ends keep a comment in the condition from hiding what follows it.
+    condition = f"WHERE (\n{where}\n)" if where else ""
+    return f"SELECT * FROM images {condition} ORDER BY {_ORDER}"
+
+
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a table as pandas has it: nullable Int64 and string, float64, bool, lists."""
     frame: pd.DataFrame = table.to_pandas(types_mapper=_pandas_type)
@@ -332,31 +357,37 @@ def _paste(read: pa.Table, beside: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = {name: beside[name] for name in beside.schema.names} | {
         name: read[name] for name in read.schema.names
     }
-    if "patient" in columns:  # of a picture, which has no PatientID of its own
+    if "PatientID" in schema.names:  # of a picture, which has no PatientID of its own
         columns["PatientID"] = pc.coalesce(columns["PatientID"], columns["patient"])
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _show(table: str) -> str:
-    """Return the statement that makes the view of a table out of what is stored."""
-    beside = _BESIDE[table]
-    own = set(READ_TABLES[table].names)
+def _show(table: str, read: str, beside: str, **others: str) -> str:
+    """Return a SELECT for the rows of a table, out of what is stored in two.
+
+    Columns that are to be spelled otherwise are in ``others``.
+    """
+    own = set(READ_TABLES[read].names)
     columns = [
-        f"{'raw' if name in own else 'beside'}.{name}"
-        if name != "PatientID"
-        else "coalesce(raw.PatientID, beside.patient) AS PatientID"
+        f"{others[name]} AS {name}"
+        if name in others
+        else f"{'raw' if name in own else 'beside'}.{name}"
         for name in TABLES[table].names
     ]
-    keys = "file" if table == "instances" else "file, frame"
+    keys = "file" if read == "instances" else "file, frame"
     return (
-        f"CREATE VIEW {table} AS SELECT {', '.join(columns)} "
-        f"FROM raw_{table} AS raw JOIN {beside} AS beside USING ({keys})"
+        f"SELECT {', '.join(columns)} FROM raw_{read} AS raw JOIN {beside} AS beside USING ({keys})"
     )
 
 
+_INSTANCES = _show(
+    "instances", "instances", "marks", PatientID="coalesce(raw.PatientID, beside.patient)"
+)
+_SINGLE = _show("frames", "instances", "marks", frame="0::BIGINT")
 _VIEWS = (
-    _show("instances"),
-    _show("frames"),
+    f"CREATE VIEW instances AS {_INSTANCES}",
+    f"CREATE VIEW frames AS {_SINGLE} WHERE one_frame "
+    f"UNION ALL {_show('frames', 'frames', 'places')}",
     f"CREATE VIEW problems AS SELECT {', '.join(PROBLEMS.names)} FROM raw_problems "
     f"UNION ALL SELECT {', '.join(PROBLEMS.names)} FROM findings",
     _IMAGES,
