@@ -18,7 +18,8 @@ check: $(VENV)/test-installed
 	$(VENV)/bin/mypy
 
 soak: $(VENV)/test-installed
-	MEDKIT_KILLS=20 $(VENV)/bin/python -m pytest tests/test_kills.py -v -m "soak or not soak"
+	MEDKIT_KILLS=50 $(VENV)/bin/python -m pytest tests/test_kills.py -v -k "normalise or append"
+	MEDKIT_KILLS=20 $(VENV)/bin/python -m pytest tests/test_kills.py -v -m "soak or not soak" -k "not normalise and not append"
 
 bench: $(VENV)/test-installed
 	for script in $(filter-out benchmarks/trees.py,$(wildcard benchmarks/*.py)); do \

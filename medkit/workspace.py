@@ -81,6 +81,10 @@ class Workspace:
         """Return the file of a page over several runs."""
         return self.root / "reports" / f"{check_name(name)}.html"
 
+    def look(self, name: str) -> Path:
+        """Return the folder of what was drawn of a set; safe to delete."""
+        return self.root / "looks" / check_name(name)
+
     def names(self, kind: str) -> list[str]:
         """Return the names that stand under ``raw``, ``sets``, ``runs`` or ``evaluations``."""
         folder = self.root / kind

@@ -43,8 +43,10 @@ HOMES = {
     "filelock": {"workspace"},
     "pooch": {"sources/https"},
     "jinja2": {"evaluation/report"},
-    "tensorflow": {"images/reader"},
-    "torch": {"images/reader"},
+    "PIL": {"evaluation/sheets"},
+    "SimpleITK": {"images/planes"},
+    "tensorflow": {"images/feeds", "images/exports/shards"},
+    "torch": {"images/feeds"},
     "keras": set[str](),
 }
 

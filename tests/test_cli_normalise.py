@@ -35,9 +35,11 @@ def test_a_set_is_made_and_verified(cataloged: Workspace, run_cli: Callable[...,
     assert summary == {
         "set": "a",
         "selected": 5,
+        "planned": 5,
         "landed": 4,
         "refused": {"pixel-length": 1},
         "left_out": {"localizer": 1},
+        "added": 4,
         "built": True,
     }
     again = run_cli("normalise", "a", *options, *here)
@@ -74,3 +76,42 @@ def test_a_wrong_wish_is_one_line(cataloged: Workspace, run_cli: Callable[..., A
     none = run_cli("verify", "-w", cataloged.root)
     assert none.exit_code == 2
     assert "there is no set in" in none.stderr
+
+
+def test_a_set_grows_when_it_is_asked_to(
+    cataloged: Workspace, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    command = ("normalise", "a", "--size", 16, "--workers", 0, "-w", cataloged.root)
+    assert run_cli(*command).exit_code == 0
+    write_dicom(tmp_path / "tree" / "new.dcm", np.ones((8, 8), np.uint16), PatientID="N")
+    scan(cataloged.catalog, [Root("local", tmp_path / "tree")], workers=0)
+    without = run_cli(*command)
+    assert without.exit_code == 2
+    assert "from other frames (1 new); add them with --append, make it anew" in without.stderr
+    grown = run_cli(*command, "--append")
+    assert grown.exit_code == 0, grown.stderr
+    for text in ("a has 1 image more", "6 frames selected", "refused: pixel-length"):
+        assert text in grown.stdout
+    again = run_cli(*command, "--append", "--json")
+    assert json.loads(again.stdout) | {"left_out": 0} == {
+        "set": "a",
+        "selected": 6,
+        "planned": 6,
+        "landed": 5,
+        "refused": {"pixel-length": 1},
+        "left_out": 0,
+        "added": 0,
+        "built": False,
+    }
+
+
+def test_slices_are_chosen_and_what_they_are_for_is_said(
+    cataloged: Workspace, run_cli: Callable[..., Any]
+) -> None:
+    command = ("normalise", "m", "--size", 16, "--workers", 0, "-w", cataloged.root)
+    wrong = run_cli(*command, "--slices", "some")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "'some' is none; use all, every:K" in wrong.stderr
+    projected = run_cli(*command, "--slices", "mip")
+    assert projected.exit_code == 0, projected.stderr
+    assert "5 frames selected, for 3 images" in projected.stdout

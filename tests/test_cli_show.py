@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from medkit.catalog.scan import Root, scan
+from medkit.catalog.store import Catalog
+from medkit.images.normalisation import Recipe, normalise
 from medkit.testing import write_cohort
 from medkit.workspace import Workspace
 
@@ -120,6 +122,56 @@ def test_pseudonyms_hide_who_it_is(medkit: Medkit, home: Workspace) -> None:
 def test_wrong_usage_is_one_line(medkit: Medkit, arguments: tuple[str, ...], words: str) -> None:
     done = medkit(*arguments)
     assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def with_set(home: Workspace) -> Workspace:
+    summary = normalise(Catalog.open(home.catalog), home.set("a"), Recipe(size=(8, 8)), workers=0)
+    assert summary.landed == 6
+    return home
+
+
+def test_images_of_a_set_are_looked_at(medkit: Medkit, with_set: Workspace, tmp_path: Path) -> None:
+    told = medkit("show", "images", "a")
+    folder = with_set.root / "looks" / "a"
+    assert told.exit_code == 0
+    assert f"6 of 6 images are in {folder / 'sheet.png'}" in told.stdout
+    assert str(folder / "look.html") in told.stdout
+    options = ("--where", "Modality = 'CT'", "--count", 2, "--all", "--window", "40/400")
+    done = medkit("show", "images", "a", *options, "-o", tmp_path, "--json")
+    assert json.loads(done.stdout) == {
+        "set": "a",
+        "page": str(tmp_path / "look.html"),
+        "sheets": [
+            str(tmp_path / name) for name in ("sheet.png", "sheet-0001.png", "sheet-0002.png")
+        ],
+        "images": 3,
+        "shown": 2,
+        "measured": 3,
+        "outliers": [],
+    }
+    assert (tmp_path / "sheet-0002.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("images", "b"), 1, "the set 'b' does not exist"),
+        (("images", "a", "--label", "kind"), 2, "there is no label 'kind'"),
+        (("images", "a", "--window", "wide"), 2, "is not a window"),
+        (("images", "a", "--limit", "3"), 2, "--limit is for a table"),
+        (("series", "a"), 2, "of a set there are 'images' to show"),
+        (("images", "--all", "--count", "3"), 2, "--count, --all"),
+    ],
+)
+def test_a_wrong_look_is_one_line(
+    medkit: Medkit, with_set: Workspace, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = medkit("show", *arguments)
+    assert done.exit_code == code
     assert words in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -49,6 +49,7 @@ def list_files(folder: Path) -> list[str]:
 def test_what_is_on_disk(original: Path) -> None:
     assert list_files(original) == [
         "images.parquet",
+        "origins.parquet",
         SHARD,
         "pixels.zarr/uint16x1/zarr.json",
         "pixels.zarr/uint8x3/c/0/0/0/0",
@@ -58,7 +59,12 @@ def test_what_is_on_disk(original: Path) -> None:
         "set.json",
     ]
     manifest = json.loads((original / "set.json").read_bytes())
-    assert manifest["counts"] == {"selected": 5, "landed": 4, "refused": {"pixel-length": 1}}
+    counts = {"planned": 5, "landed": 4, "refused": {"pixel-length": 1}}
+    assert manifest["counts"] == {"selected": 5} | counts
+    assert manifest["arrays"] == {"uint16x1": 4, "uint8x3": 1}
+    (part,) = manifest["parts"]
+    assert part["counts"] == counts
+    assert part["rows"] == {"uint16x1": [0, 4], "uint8x3": [0, 1]}
     assert set(manifest["files"]) == set(list_files(original)) - {"set.json"}
     table = pyarrow.parquet.read_table(original / "images.parquet")
     assert table.schema.equals(IMAGES_SCHEMA)
@@ -91,9 +97,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(copied: Path) -> None:
     for path, size in sizes.items():
         content = (copied / path).read_bytes()
         for position in [*range(0, size, step), size - 1]:
-            damaged = bytearray(content)
-            damaged[position] ^= 1 << position % 8
-            (copied / path).write_bytes(damaged)
+            (copied / path).write_bytes(flip(content, position))
             faults = verify(copied)
             assert faults, f"byte {position} of {path}"
             assert {fault.file for fault in faults} == {path}
@@ -115,6 +119,64 @@ def test_damage_in_the_pixels_names_the_images(copied: Path) -> None:
     damaged[-1] ^= 1  # the checksum of the index: none of its images can be found
     (copied / SHARD).write_bytes(damaged)
     assert [fault.image for fault in verify(copied)] == sorted(grey["image"])
+
+
+def test_a_set_that_grew_is_verified_to_the_last_byte(
+    original: Path, copied: Path, tmp_path: Path
+) -> None:
+    tree = original.parent / "tree"
+    later = Path(shutil.copytree(tree, tmp_path / "tree"))
+    shutil.rmtree(copied)
+    for number in range(2):
+        scan(tmp_path / "catalog", [Root("local", later)], workers=0)
+        catalog = Catalog.open(tmp_path / "catalog")
+        normalise(catalog, copied, Recipe(size=(12, 12)), workers=0, append=True)
+        write_dicom(later / "more.dcm", np.full((12, 12), number, np.uint16), PatientID="M")
+    table = ImageSet.open(copied).table
+    assert verify(copied) == []
+    ((image, row),) = table[table["path"] == "more.dcm"][["image", "row"]].to_numpy()
+    assert (image, row) == (4, 256)
+    second = SHARD.replace("c/0", "c/1")
+    for path in list_files(copied):
+        content = (copied / path).read_bytes()
+        positions = {0, len(content) // 3, len(content) // 2, len(content) - 1}
+        for position in positions | set(range(0, 200, 20)) if path == second else positions:
+            (copied / path).write_bytes(flip(content, position))
+            faults = verify(copied)
+            assert {fault.file for fault in faults} == {path}, position
+            if path == second and position < 60:  # its one image, at the start
+                assert [fault.image for fault in faults] == [image]
+        (copied / path).write_bytes(content)
+    assert verify(copied) == []
+
+
+def flip(content: bytes, position: int) -> bytes:
+    """Return bytes with one bit turned."""
+    damaged = bytearray(content)
+    damaged[position] ^= 1 << position % 8
+    return bytes(damaged)
+
+
+def test_a_flip_in_each_part_of_a_shard_names_its_image_or_the_file(copied: Path) -> None:
+    table = ImageSet.open(copied).table
+    grey = table[table["array"] == "uint16x1"].set_index("row")["image"]
+    content = (copied / SHARD).read_bytes()
+    index = len(content) - 4 - 16 * 256
+    places = np.frombuffer(content[index:-4], "<u8").reshape(-1, 2)
+    for row, image in grey.items():
+        start, length = map(int, places[row])
+        inside = {  # Blosc's header, what it compressed, the checksum of the chunk
+            *range(start, start + 16),
+            start + length // 2,
+            *range(start + length - 4, start + length),
+        }
+        for position in inside:
+            (copied / SHARD).write_bytes(flip(content, position))
+            assert [(fault.file, fault.image) for fault in verify(copied)] == [(SHARD, image)]
+    all_of_it = [(SHARD, image) for image in sorted(grey)]
+    for position in (index, index + 8, index + 16 * 255, len(content) - 4, len(content) - 1):
+        (copied / SHARD).write_bytes(flip(content, position))
+        assert [(fault.file, fault.image) for fault in verify(copied)] == all_of_it
 
 
 def test_missing_and_foreign_files_are_faults(copied: Path) -> None:

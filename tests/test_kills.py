@@ -1,6 +1,6 @@
 """kill -9 at a random moment, then the same command: the same result as an unbroken run.
 
-Three kills a stage here; ``make soak`` sets ``MEDKIT_KILLS`` to 20.
+Three kills a stage here; ``make soak`` sets ``MEDKIT_KILLS`` to more.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from medkit.errors import ImageSetError
+from medkit.images.imageset import ImageSet, verify
 from medkit.testing import write_cohort
 
 KILLS = int(os.environ.get("MEDKIT_KILLS", "3"))
@@ -66,6 +68,7 @@ STAGES = {
         ["catalog/CURRENT", "catalog/snapshots/**/*", "catalog/segments/**/*"],
     ),
     "normalise": (["normalise", "set", "--size", "128"], ["sets/set/**/*"]),
+    "append": (["normalise", "set", "--size", "128", "--append"], ["sets/set/**/*"]),
     "train": (
         [*TRAIN, "--plugin", "softmax", "--folds", "3"],
         ["folds/*", "features/*.npy", "runs/run/predictions.parquet", "runs/run/metrics.json"],
@@ -83,24 +86,46 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stages(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the catalog has more when the set is to grow."""
+    folder = tmp_path_factory.mktemp("more")
+    return write_cohort(folder, persons=30, per_person=8, size=128, seed=1)
+
+
+@pytest.fixture(scope="module")
+def stages(
+    images: Path, more: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """Return the workspace as it is before a stage; the stages before it have run unbroken."""
     road = {
         "normalise": [["catalog", str(images)], ["label", "modality", "--tag", "Modality"]],
+        "append": [STAGES["normalise"][0], ["catalog", str(more)]],
         "train": [STAGES["normalise"][0]],
     }
+    earlier = {"normalise": "catalog", "append": "normalise", "train": "normalise"}
     made: dict[str, Path] = {"catalog": tmp_path_factory.mktemp("catalog")}
 
     def before(stage: str) -> Path:
         if stage not in made:
-            earlier = "catalog" if stage == "normalise" else "normalise"
             made[stage] = tmp_path_factory.mktemp(stage) / "workspace"
-            shutil.copytree(before(earlier), made[stage])
+            shutil.copytree(before(earlier[stage]), made[stage])
             for command in road[stage]:
                 finish(made[stage], command)
         return made[stage]
 
     return before
+
+
+def check_set(before: Path, broken: Path, whole: Path) -> None:
+    """See that a set that was to grow is as it was, or has grown, or says that it is incomplete."""
+    sets = [workspace / "sets" / "set" for workspace in (before, whole, broken)]
+    old, new = (ImageSet.open(folder).id for folder in sets[:2])
+    try:
+        assert ImageSet.open(sets[2]).id in (old, new)
+        faults = verify(sets[2])
+        assert all("incomplete" in fault.detail for fault in faults)
+    except ImageSetError as error:
+        assert "incomplete" in str(error)
 
 
 def check_kills(
@@ -121,6 +146,8 @@ def check_kills(
             killed += 1
         else:  # the first run was slower, from a cold disk
             seconds = moment
+        if name == "append":
+            check_set(before, broken, whole)
         finish(broken, command)
         assert hash_tree(broken, *results) == expected
         shutil.rmtree(broken)

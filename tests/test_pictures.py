@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -123,6 +124,46 @@ def test_pages_of_a_tiff_are_frames() -> None:
     np.testing.assert_array_equal(decode(data, row | {"frame": 1}).values, GREY[::-1])
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_big_tiffs_are_upright(orientation: int) -> None:
+    options = {"tiffinfo": {0x0112: orientation}, "big_tiff": True}
+    data, row = make(Image.fromarray(GREY), "tiff", **options)
+    assert data[2] == 43
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode(data, row).values, np.asarray(upright))
+
+
+def test_a_page_unlike_the_first_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A few bytes may claim gigabytes."""
+    pages = [Image.fromarray(GREY), Image.fromarray(GREY.T.copy())]
+    data, row = make(pages[0], "tiff", save_all=True, append_images=pages[1:])
+    monkeypatch.setattr("imagecodecs.tiff_decode", lambda *_, **__: pytest.fail("decoded"))
+    for frame in (1, 2):
+        with pytest.raises(PixelError, match="codestream-size"):
+            decode(data, row | {"frame": frame})
+
+
+def test_a_tile_far_larger_than_its_picture_is_refused() -> None:
+    wide, long = (b"\x42\x01\x03\0\1\0\0\0", b"\x43\x01\x03\0\1\0\0\0")
+    data = bytes(imagecodecs.tiff_encode(GREY, tile=(16, 16)))
+    _, row = make(PICTURES["tiff"], "tiff")
+    np.testing.assert_array_equal(decode(data, row).values, GREY)
+    for entry in (wide, long):
+        assert data.count(entry + b"\x10\0") == 1
+        data = data.replace(entry + b"\x10\0", entry + b"\xf0\xff")
+    with pytest.raises(PixelError, match="too-large"):
+        decode(data, row)
+
+
+def test_integers_of_64_bits_are_refused() -> None:
+    data = bytes(imagecodecs.tiff_encode(GREY.astype(np.int64)))
+    _, row = make(PICTURES["tiff"], "tiff")
+    with pytest.raises(PixelError, match="bits"):
+        decode(data, row)
+
+
 @pytest.mark.parametrize("name", ["png", "jpeg colour", "tiff", "bmp"])
 def test_a_cut_picture_is_refused(name: str) -> None:
     data, row = make(PICTURES[name], name.split()[0])
@@ -138,6 +179,7 @@ def test_a_cut_picture_is_refused(name: str) -> None:
         ("codestream-size", {"PhotometricInterpretation": "RGB"}),
         ("codestream-size", {"Rows": 10}),
         ("too-large", {"Rows": 2**20, "Columns": 2**20}),
+        ("too-large", {"Rows": 1, "Columns": 2**20}),
         ("no-size", {"Rows": None}),
     ],
 )

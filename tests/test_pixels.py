@@ -21,6 +21,7 @@ from medkit.errors import PixelError
 from medkit.images import pixels
 from medkit.images.decoding import Decoded
 from medkit.images.lookups import Lookup, read_palette
+from medkit.images.padding import find_padding
 from medkit.images.pixels import Frame, encode, fill_padding, hash_values, name_array, read_frame
 from medkit.images.resampling import Spacing, plan_geometry, resample
 from medkit.images.scales import Scale, Window, turn_window
@@ -157,18 +158,6 @@ def show(values: np.ndarray, scale: Scale, window: Window) -> np.ndarray:
     return plan_transfer(table, "header").apply(codes, np.array([0]))[0]
 
 
-def test_a_radiograph_in_monochrome1_becomes_one_in_monochrome2(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 1024, (40, 30)).astype(np.uint16)
-    common = {"Modality": "CR", "BitsStored": 10, "HighBit": 9}
-    bright = read(tmp_path / "2.dcm", values, **common)
-    dark = read(
-        tmp_path / "1.dcm", 1023 - values, PhotometricInterpretation="MONOCHROME1", **common
-    )
-    assert (bright.polarity, dark.polarity) == ("kept", "turned")
-    np.testing.assert_array_equal(to_codes(dark, (20, 20)), to_codes(bright, (20, 20)))
-    assert (dark.fill, dark.full_low, dark.full_high) == (bright.fill, 0, 1023)
-
-
 @pytest.mark.parametrize(
     ("turned", "changes"),
     [
@@ -184,25 +173,6 @@ def test_a_radiograph_in_monochrome1_becomes_one_in_monochrome2(tmp_path: Path) 
 )
 def test_display_images_alone_are_turned(turned: bool, changes: dict[str, Any]) -> None:
     assert pixels.is_turned(grey_row(Modality="DX") | changes) == turned
-
-
-def test_slices_of_a_series_have_one_map(tmp_path: Path) -> None:
-    faint = np.full((4, 4), 100, np.uint16)
-    strong = np.arange(16, dtype=np.uint16).reshape(4, 4) * 200
-    common = {
-        "Modality": "DX",
-        "PhotometricInterpretation": "MONOCHROME1",
-        "BitsStored": 12,
-        "HighBit": 11,
-    }
-    frames = [
-        read(tmp_path / f"{i}.dcm", values, **common) for i, values in enumerate((faint, strong))
-    ]
-    assert (
-        len({(f.slope, f.intercept, f.base, f.k, f.fill, f.full_low, f.full_high) for f in frames})
-        == 1
-    )
-    assert (frames[0].values == 4095 - 100).all()
 
 
 # Padding
@@ -233,7 +203,7 @@ def test_added_padding_leaves_the_inside_unchanged(tmp_path: Path) -> None:
 def test_padding_is_a_value_or_a_range(value: int, limit: int | None, padding: list[int]) -> None:
     values = np.array([[-2000, -1995, -1990, 0, 7]], dtype=np.int16)
     row = grey_row(PixelPaddingValue=value, PixelPaddingRangeLimit=limit, BitsStored=16)
-    mask = pixels.find_padding(Decoded(values, "MONOCHROME2"), row)
+    mask = find_padding(Decoded(values, "MONOCHROME2"), row)
     assert values[~mask].tolist() == padding if padding else mask is None
 
 
@@ -252,9 +222,51 @@ def test_padding_beyond_the_stored_bits_is_no_value_of_the_image(
 def test_padding_is_for_grey_images() -> None:
     row = grey_row(PixelPaddingValue=255, PhotometricInterpretation="RGB")
     colour = Decoded(np.full((2, 2, 3), 255, np.uint8), "RGB")
-    assert pixels.find_padding(colour, row) is None
-    floats = Decoded(np.array([[np.nan, 1.0]]), "MONOCHROME2")
-    assert pixels.find_padding(floats, grey_row()).tolist() == [[False, True]]
+    assert find_padding(colour, row) is None
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_what_is_no_finite_number_is_padding(odd: float) -> None:
+    floats = Decoded(np.array([[odd, 1.0]]), "MONOCHROME2")
+    assert find_padding(floats, grey_row()).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("Float", np.float32), ("DoubleFloat", np.float64)])
+@pytest.mark.parametrize("limit", [None, -900.0, -1100.0])
+def test_padding_in_floating_point_is_that_of_the_header(
+    tmp_path: Path, kind: str, dtype: type, limit: float | None
+) -> None:
+    values = np.array([[-1000.1, -1100.0], [-950.0, 7.5]], dtype=dtype)
+    path = write_dicom(tmp_path / "x.dcm", np.zeros((2, 2), np.uint16))
+    header = pydicom.dcmread(path)
+    header.BitsAllocated = 8 * values.itemsize
+    del header.PixelData
+    setattr(header, f"{kind}PixelData", values.tobytes())
+    setattr(header, f"{kind}PixelPaddingValue", -1000.1)
+    if limit is not None:
+        setattr(header, f"{kind}PixelPaddingRangeLimit", limit)
+    header.save_as(path)
+    mask = read_frame(make_row(path)).mask
+    assert mask is not None
+    padding = {None: [-1000.1], -900.0: [-1000.1, -950.0], -1100.0: [-1000.1, -1100.0]}[limit]
+    np.testing.assert_array_equal(values[~mask], np.array(padding, dtype=dtype))
+
+
+def test_an_overlay_over_padding_leaves_it_padding(tmp_path: Path) -> None:
+    values = np.array([[0, 0x8000], [0x8007, 7]], dtype=np.uint16)
+    frame = read(tmp_path / "x.dcm", values, BitsStored=12, HighBit=11, PixelPaddingValue=0)
+    assert frame.mask is not None
+    assert frame.mask.tolist() == [[False, False], [True, True]]
+
+
+def test_padding_is_filled_with_air(tmp_path: Path) -> None:
+    values = np.arange(100, dtype=np.int16).reshape(10, 10)
+    values[:, :5] = -2000
+    common = {"RescaleSlope": 2, "RescaleIntercept": -1024, "RescaleType": "HU"}
+    frame = read(tmp_path / "x.dcm", values, PixelPaddingValue=-2000, **common)
+    real = to_codes(frame, (10, 10)) * frame.code_slope + frame.code_intercept
+    assert (real[:, :5] == -1000).all()
+    np.testing.assert_array_equal(real[:, 5:], values[:, 5:] * 2 - 1024)
 
 
 def test_an_image_of_padding_alone_is_refused(tmp_path: Path) -> None:
@@ -343,6 +355,11 @@ def test_palettes_that_cannot_be_are_refused() -> None:
     for data in (b"", b"rubbish" * 50, make_palette(0, [3, 300], 8, True)):
         with pytest.raises(PixelError, match="lookup-table"):
             read_palette(io.BytesIO(data))
+
+
+def test_floating_point_indexes_no_table() -> None:
+    with pytest.raises(PixelError, match="lookup-table"):
+        Lookup(0, np.arange(3, dtype=np.uint16), 8).apply(np.array([0.5], np.float32))
 
 
 def test_a_lookup_holds_its_ends() -> None:
@@ -454,6 +471,7 @@ def test_a_rescale_that_gives_no_values_is_refused(slope: float) -> None:
     [
         (-1000, Scale(0, 4095, 1, -1024, "HU"), {}),
         (-900, Scale(0, 4095, 1, -900, "HU"), {}),  # no stored value is lower
+        (-1000, Scale(0, 4095, 1, -1024, "US"), {}),
         (0, Scale(0, 4095), {}),
         (0, Scale(0, 4095, 2, -600), {"Modality": "MR"}),
         (0.5, Scale(0, 4095, 2.5, 0.5), {"Modality": "MR"}),

@@ -122,6 +122,17 @@ def test_a_picture_that_was_trained_on_is_known_under_another_person(home: Works
     assert evaluate(home).record["overlap"]["images"] == 0
 
 
+def test_who_was_joined_later_with_whom_was_trained_on_is_known(home: Workspace) -> None:
+    path = home.run("centroid") / "cohort.parquet"
+    cohort = pd.read_parquet(path)
+    images = pd.read_parquet(home.set("other") / "images.parquet")
+    images["split_group"] = ["0" * 16] * 4 + images["split_group"].tolist()[4:]
+    cohort.loc[0, "person"] = images.loc[0, "person"]
+    cohort.to_parquet(path)
+    assert images["person"].nunique() == 6
+    assert prediction._count_overlap(path.parent, images) == {"images": 4, "persons": 1}
+
+
 def test_predict_needs_no_label_and_counts_whom_it_knows(home: Workspace) -> None:
     done = prediction.predict(home, "pixels", "other", threads=1, device="cpu")
     predictions = pd.read_parquet(done.folder / "predictions.parquet")

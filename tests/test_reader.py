@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mixedsets import KINDS, expect, make_images
 from PIL import Image
 
 from medkit.catalog.scan import Root, scan
@@ -66,8 +67,9 @@ def test_indexing_is_numpys(images: Images) -> None:
     for index in (3, -1, np.int64(2), slice(1, 6, 2), slice(5, 5), [6, 0, 6], mask, []):
         np.testing.assert_array_equal(images[index], everything[index])
     np.testing.assert_array_equal(list(images), everything)
-    with pytest.raises(IndexError):
-        images[7]
+    for wrong in (7, -8, [0, 7], 1.5, (0, 1), [[0, 1]], np.ones(3, dtype=bool), None, True):
+        with pytest.raises(IndexError):
+            images[wrong]
 
 
 def test_batches_are_slices_in_order(images: Images) -> None:
@@ -164,7 +166,15 @@ def test_images_travel_to_other_processes(images: Images) -> None:
         ({"window": "liver"}, "'liver' is not a window"),
         ({"channels": 2}, "1 or 3 channels, not 2"),
         ({"scale": (1, 0)}, "upwards"),
+        ({"scale": (0, np.inf)}, "upwards"),
+        ({"scale": (0, 1, 2)}, r"two numbers .* not \(0, 1, 2\)"),
+        ({"scale": 1}, "two numbers"),
+        ({"scale": ("a", "b")}, "two numbers"),
         ({"size": 0}, "above 0, not 0"),
+        ({"size": 2.5}, "above 0, not 2.5"),
+        ({"size": "8"}, "above 0, not '8'"),
+        ({"window": 40}, "'40' is not a window"),
+        ({"windows": "lung"}, "no 'windows'; it has window, channels, scale, size"),
     ],
 )
 def test_a_view_that_makes_no_sense_is_refused(
@@ -174,22 +184,75 @@ def test_a_view_that_makes_no_sense_is_refused(
         images.with_view(**changes)
 
 
-def test_tensorflow_gets_the_same_batches(images: Images) -> None:
-    pytest.importorskip("tensorflow")
-    dataset = images.to_tf(4)
-    assert int(dataset.cardinality()) == 2
-    batches = list(dataset.as_numpy_iterator())
-    assert [batch.shape for batch in batches] == [(4, SIZE, SIZE, 1), (3, SIZE, SIZE, 1)]
-    np.testing.assert_array_equal(np.concatenate(batches), images[:])
+VIEWS = [
+    View(),
+    View(window="soft", channels=3, scale=(-1, 1)),
+    View(window="full", scale=(0, 255)),
+    View(window="header,soft"),
+    View(window="soft,full,header,soft", scale=(-1, 1)),
+]
+VIEW_IDS = ["plain", "three channels", "wide", "two windows", "four windows"]
 
 
-def test_torch_gets_channels_first(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    # torch itself is not needed to see what it is given.
-    fake = types.SimpleNamespace(from_numpy=lambda array: array)
-    monkeypatch.setitem(sys.modules, "torch", fake)
-    dataset = images.with_view(channels=3).to_torch()
-    assert len(dataset) == 7
-    batch = dataset.__getitems__([6, 0])
-    assert [item.shape for item in batch] == [(3, SIZE, SIZE)] * 2
-    np.testing.assert_array_equal(dataset[6], np.moveaxis(images.with_view(channels=3)[6], -1, 0))
-    assert all(item.flags.c_contiguous for item in batch)
+@pytest.mark.parametrize("view", VIEWS, ids=VIEW_IDS)
+def test_every_kind_looks_as_the_standard_says(view: View) -> None:
+    grey_only = len(view.windows) > 1
+    kinds = [kind for kind in KINDS if not (grey_only and kind.endswith("x3"))] * 6
+    images = make_images(kinds).with_view(**vars(view))
+    reach = view.scale[1] - view.scale[0]
+    np.testing.assert_allclose(images[:], expect(images, view), atol=2e-6 * reach)
+
+
+SETS = st.lists(st.sampled_from(KINDS), max_size=9).map(make_images)
+
+
+@given(images=SETS, data=st.data())
+def test_all_ways_to_some_images_agree(images: Images, data: st.DataObject) -> None:
+    count = len(images)
+    places = st.lists(st.integers(-count, count - 1), max_size=12) if count else st.just([])
+    masks = st.lists(st.booleans(), min_size=count, max_size=count).map(
+        lambda truths: np.array(truths, dtype=bool)
+    )
+    slices = st.slices(count)
+    index = data.draw(st.one_of(places, places.map(np.array), masks, slices))
+    everything = np.stack([images[n] for n in range(count)]) if count else images[:]
+    assert everything.shape == images.shape
+    rows = np.arange(count)[index if len(np.ravel(index)) else []]
+    wanted = everything[rows]
+    np.testing.assert_array_equal(images[index], wanted)
+    view = data.draw(st.sampled_from(VIEWS[:3]))
+    some = images.take(rows)
+    for same in (some, images.take(rows.tolist()), some.cached(), some.with_view(**vars(View()))):
+        np.testing.assert_array_equal(same[:], wanted)
+    np.testing.assert_array_equal(some.table["image"], rows)
+    np.testing.assert_array_equal(
+        some.with_view(**vars(view))[:], images.with_view(**vars(view))[rows]
+    )
+    size = data.draw(st.integers(1, 5))
+    batches = list(images.batches(size, index))
+    assert [len(batch) for batch in batches] == [
+        min(size, len(rows) - start) for start in range(0, len(rows), size)
+    ]
+    np.testing.assert_array_equal(np.concatenate([wanted[:0], *batches]), wanted)
+    np.testing.assert_array_equal(np.reshape(list(some), wanted.shape), wanted)
+    np.testing.assert_array_equal(some.hashes, images.hashes[rows])
+
+
+def test_one_image_or_none_can_be_taken(images: Images) -> None:
+    np.testing.assert_array_equal(images.take(-1)[:], images[[6]])
+    none = images.take([])
+    assert (len(none), none[:].shape, list(none), list(none.batches(2))) == (
+        0, (0, SIZE, SIZE, 1), [], []
+    )  # fmt: skip
+    assert none.hashes.shape == (0,)
+    np.testing.assert_array_equal(none.cached()[:], none[:])
+
+
+def test_a_batch_has_an_image(images: Images) -> None:
+    with pytest.raises(UsageError, match="1 image or more, such as 32, not 0"):
+        images.batches(0)
+
+
+def test_the_whole_set_may_be_of_many_blocks(images: Images) -> None:
+    rows = np.random.default_rng(0).integers(0, 7, 300)
+    np.testing.assert_array_equal(images[rows], images[:][rows])

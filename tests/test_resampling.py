@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom import dcmread
 
 from medkit.errors import PixelError, UsageError
+from medkit.images.filters import Weights, weigh
 from medkit.images.resampling import (
     FILTERS,
     GEOMETRIES,
     Axis,
-    Geometry,
     Spacing,
-    _weigh,
     apply_affine,
     plan_geometry,
     resample,
@@ -110,9 +111,12 @@ def test_nearest_copies_labels() -> None:
 @given(sides, sides, st.booleans())
 def test_weights_add_up_to_exactly_one(source: int, output: int, antialiased: bool) -> None:
     axis = Axis(source, output, source / output, 0.0, 0, output)
-    for _, _, weights in _weigh(axis, antialiased):
-        assert (weights >= 0).all()
-        assert (weights.sum(axis=1) == 1).all()
+    weights = weigh(axis, antialiased)
+    assert (weights.shares >= 0).all()
+    assert (weights.shares.sum(axis=1) == 1).all()
+    assert (weights.first >= 0).all()
+    assert (weights.first + weights.taps <= source).all()
+    assert not weights.shares[np.arange(weights.shares.shape[1]) >= weights.taps[:, None]].any()
 
 
 @settings(max_examples=20)
@@ -122,31 +126,64 @@ def test_sums_are_exact(source: int, output: int, seed: int) -> None:
     values = make_image((source, 1), seed)
     geometry = plan_geometry(source, 1, SQUARE, (output, 1), "stretch")
     summed = np.zeros(output, np.float32)
-    for here, there, weights in _weigh(geometry.rows, True):
-        for row, taps in zip(range(output)[here], weights, strict=True):
-            total = sum(
-                (Fraction(tap) * int(v) for tap, v in zip(taps, values[there, 0], strict=True)),
-                Fraction(0),
-            )
-            summed[row] = round(total * 2**13) / 2**13
+    for row, (first, count, shares) in enumerate(zip(*weigh(geometry.rows, True), strict=True)):
+        taps = zip(shares[:count], values[first : first + count, 0], strict=True)
+        total = sum((Fraction(share) * int(value) for share, value in taps), Fraction(0))
+        summed[row] = round(total * 2**13) / 2**13
     np.testing.assert_array_equal(resample(values, None, geometry)[0][:, 0], summed)
 
 
+def sum_shares(weights: Weights, source: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each source pixel gives in all, and the most it gives to one output pixel."""
+    given, most = np.zeros(source), np.zeros(source)
+    for first, count, shares in zip(*weights, strict=True):
+        there = slice(first, first + count)
+        given[there] += shares[:count]
+        most[there] = np.maximum(most[there], shares[:count])
+    return given, most
+
+
 def test_every_pixel_of_a_large_image_has_its_share() -> None:
+    """In float32, before rounding: an impulse of one step, wherever it is."""
     shape, size = (3328, 2560), (299, 299)
-    geometry = plan_geometry(*shape, SQUARE, size)
-    reached = []
-    for axis in (geometry.rows, geometry.columns):
-        share = np.zeros(axis.source)
-        for _, there, weights in _weigh(axis, True):
-            share[there] += weights.sum(axis=0)
-        reached.append(share)
-    assert min(share.min() for share in reached) > 0.05
-    # And in full, for some of them: an impulse as high as 16 bits go shows in float32.
+    geometry = plan_geometry(*shape, SQUARE, size, "stretch")
+    down = sum_shares(weigh(geometry.rows, True), shape[0])
+    across = sum_shares(weigh(geometry.columns, True), shape[1])
+    assert min(down[0].min(), across[0].min()) > 0.05
+    # What an impulse at (r, c) leaves is the product; the first axis keeps steps of 2**-13.
+    assert down[1].min() > 2.0**-12
+    assert np.float32(down[1].min() * across[1].min()) > 2.0**-10
+    # And in full, for some of them.
     for row, column in [(0, 0), (3327, 2559), (1000, 1), (1664, 1283)]:
         impulse = np.zeros(shape, np.uint16)
-        impulse[row, column] = 65535
-        assert resample(impulse, None, geometry)[0].max() > 65535 * 0.001
+        impulse[row, column] = 1
+        brightest = resample(impulse, None, geometry)[0].max()
+        assert brightest == pytest.approx(down[1][row] * across[1][column], rel=2e-3)
+
+
+def test_bilinear_is_tensorflows_antialiased(pydicom_files: Path) -> None:
+    tensorflow = pytest.importorskip("tensorflow")
+    for values, size in (
+        (make_image((512, 512)), (299, 299)),
+        (make_image((40, 61)), (64, 20)),
+        (make_image((700, 90)), (299, 299)),
+        (dcmread(pydicom_files / "CT_small.dcm").pixel_array, (299, 299)),
+        (dcmread(pydicom_files / "CT_small.dcm").pixel_array, (50, 31)),
+    ):
+        theirs = tensorflow.image.resize(
+            values.astype(np.float32)[..., None], size, method="bilinear", antialias=True
+        )
+        tolerance = 1e-4 * float(np.ptp(values.astype(float)))
+        ours = resize(values, size)
+        np.testing.assert_allclose(ours, theirs.numpy()[..., 0], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "examples_palette.dcm"])
+def test_real_frames_are_resized_as_pillow_does(pydicom_files: Path, name: str) -> None:
+    values = dcmread(pydicom_files / name).pixel_array
+    tolerance = 1e-5 * float(np.ptp(values.astype(float)))
+    expected = resize_by_pillow(values, (299, 299))
+    np.testing.assert_allclose(resize(values, (299, 299)), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("geometry", sorted(GEOMETRIES))
@@ -234,6 +271,17 @@ def test_mm_pads_small_and_cuts_large() -> None:
     assert geometry.rows.scale == 2.0
 
 
+@pytest.mark.parametrize("filter", sorted(FILTERS))
+@pytest.mark.parametrize("source", [1, 2, 10])
+def test_a_source_far_below_a_pixel_is_one_pixel(filter: str, source: int) -> None:
+    """Between two centres of the output, none of which lies on it."""
+    spacing = Spacing(0.5, 0.5, "PixelSpacing")
+    geometry = plan_geometry(source, source, spacing, (8, 8), "mm", 100.0)
+    values, mask = resample(np.full((source, source), 7, np.uint16), None, geometry, filter)
+    assert (values[mask] == 7).all()
+    assert mask.sum() == 1
+
+
 def test_geometries_refuse_what_they_cannot_do() -> None:
     with pytest.raises(PixelError, match="no-spacing"):
         plan_geometry(10, 10, Spacing(1, 2, "PixelAspectRatio"), (5, 5), "mm", 1.0)
@@ -258,6 +306,16 @@ def test_padding_is_not_mixed_in(
     assert not resampled[~covered].any()
 
 
+@pytest.mark.parametrize(("valid", "covered"), [(1, False), (4, True), (2000, True)])
+def test_a_thousandth_of_a_filter_makes_no_pixel(valid: int, covered: bool) -> None:
+    values, mask = np.full((1, 2000), 7, np.uint16), np.zeros((1, 2000), bool)
+    mask[:, 1000 - valid // 2 : 1001 + valid // 2] = True
+    geometry = plan_geometry(1, 2000, SQUARE, (1, 1), "stretch")
+    resampled, found = resample(values, mask, geometry)
+    assert found.item() == covered
+    assert resampled.item() == 7 * covered
+
+
 @given(sizes, sizes, st.integers(0, 40), st.integers(0, 2**32))
 def test_padding_changes_nothing_away_from_it(
     shape: tuple[int, int], size: tuple[int, int], column: int, seed: int
@@ -272,6 +330,15 @@ def test_padding_changes_nothing_away_from_it(
     free = centres + max(1.0, shape[1] / size[1]) <= column
     np.testing.assert_array_equal(masked[:, free], plain[:, free])
     assert covered[:, free].all()
+
+
+def test_how_an_array_lies_in_memory_is_all_one() -> None:
+    values = make_image((40, 30))
+    expected = resize(values, (17, 23))
+    fixed = values.copy()
+    fixed.flags.writeable = False
+    for other in (values.astype(">u2"), np.asfortranarray(values), fixed, values[::-1][::-1]):
+        np.testing.assert_array_equal(resize(other, (17, 23)), expected)
 
 
 def test_colour_is_resized_channel_by_channel() -> None:
@@ -304,11 +371,3 @@ def test_not_a_number_stays_behind_the_mask() -> None:
     resampled, covered = resample(values, np.isfinite(values), geometry)
     assert covered.all()
     np.testing.assert_allclose(resampled, 1)
-
-
-def test_slices_of_one_series_share_one_map() -> None:
-    geometry = plan_geometry(64, 64, SQUARE, (40, 40))
-    low, high = make_image((64, 64), 1), make_image((64, 64), 2)
-    assert isinstance(geometry, Geometry)
-    together = resample(np.stack([low, high, low], axis=-1), None, geometry)[0]
-    np.testing.assert_array_equal(together[..., 1], resample(high, None, geometry)[0])

@@ -14,6 +14,7 @@ from medkit.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     fetch,
     label,
     normalise,
@@ -54,6 +55,7 @@ for verb in (
     app.command()(verb)
 app.command("normalize", hidden=True, help="The same as normalise.")(normalise.normalise)
 app.add_typer(audit.app, name="audit")
+app.add_typer(export.app, name="export")
 app.add_typer(plugins.app, name="plugins")
 
 

@@ -45,8 +45,29 @@ def normalise(
             "several, separated by commas."
         ),
     ] = "",
+    slices: Annotated[
+        str,
+        typer.Option(
+            help="Which slices of each volume: all; every:K, such as every:4; middle; middle:N, "
+            "the N around it; or mip, one image that shows the greatest value along the volume."
+        ),
+    ] = "all",
+    plane: Annotated[
+        str,
+        typer.Option(
+            help="stored (slices as they were taken), or axial, coronal or sagittal: volumes are "
+            "resampled and cut along that plane, and --slices chooses among the cuts."
+        ),
+    ] = "stored",
     replace: Annotated[
         bool, typer.Option("--replace", help="Make the set anew, whatever it holds now.")
+    ] = False,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            help="Add to the set what the catalog has more now; what is in it stays as it is.",
+        ),
     ] = False,
     engine: EngineOption = "local",
     workers: WorkersOption = None,
@@ -55,14 +76,14 @@ def normalise(
     """Make a set of images, all of one size, at full bit depth.
 
     Run it again after a break: it goes on where it was. Every frame that is selected lands in the
-    set or is refused by name.
+    set or is refused by name. When the catalog has grown, --append lets the set grow with it.
     """
     from medkit.catalog.store import Catalog
     from medkit.images.normalisation import Recipe
     from medkit.images.normalisation import normalise as make
 
     included = tuple(reason.strip() for reason in include.split(",") if reason.strip())
-    recipe = Recipe((size, size), geometry, filter, mm, where, included)
+    recipe = Recipe((size, size), geometry, filter, mm, where, included, slices, plane)
     home = Workspace(workspace)
     folder = home.set(name)
     with home.lock(), show_progress(f"normalise {name}") as progress:
@@ -74,6 +95,7 @@ def normalise(
             workers=workers,
             progress=progress,
             replace=replace,
+            append=append,
         )
     _print(name, summary, as_json)
 
@@ -86,14 +108,17 @@ def _print(name: str, summary: Summary, as_json: bool) -> None:
         return
     if not summary.built:
         say(f"{name} is there already, made by the same recipe from the same frames")
+    elif summary.added < summary.landed:
+        say(f"{name} has {summary.added:,} image{'s' * (summary.added != 1)} more")
+    images = "" if summary.planned == summary.selected else f", for {summary.planned:,} images"
     print_table(
-        f"{summary.selected:,} frames selected",
-        ("frames", "what became of them"),
+        f"{summary.selected:,} frames selected{images}",
+        ("images", "what became of them"),
         [
             (summary.landed, "landed"),
             *((count, f"refused: {code}") for code, count in summary.refused.items()),
         ],
-        note="each refused frame is named in the set's refused.parquet" if summary.refused else "",
+        note="each refused image is named in the set's refused.parquet" if summary.refused else "",
     )
     if summary.left_out:
         print_table(

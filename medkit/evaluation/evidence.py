@@ -116,7 +116,7 @@ def _open_set(run: Mapping[str, Any], workspace: Workspace) -> tuple[ImageSet | 
     except MedkitError as error:
         return None, f"the set {run['set']} cannot be opened: {error}"
     if image_set.id != run["set_id"]:
-        return None, f"the set {run['set']} was made anew after this run"
+        return None, f"the set {run['set']} was made anew, or has grown, after this run"
     return image_set, ""
 
 

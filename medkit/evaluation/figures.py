@@ -1,4 +1,4 @@
-"""The figures of a report: points computed from predictions, drawn as SVG, and thumbnails as PNG.
+"""The figures of a page: points and histograms, drawn as SVG, and thumbnails as PNG.
 
 No text from files enters a figure: names of classes stand in the page around it, where they are
 escaped, and Matplotlib never meets a character that its font lacks.
@@ -226,6 +226,81 @@ def _draw_counts(figure: Figure, reliability: Reliability) -> None:
     )  # fmt: skip
     axes.set(xlim=(-0.02, 1.02), xlabel="Predicted probability", ylabel="Images")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Ranges of values, drawn under a histogram as bars with a name of this program's own words."""
+
+    names: tuple[str, ...]
+    ranges: tuple[tuple[float, float], ...]
+
+
+def draw_histogram(
+    edges: Floats, shares: Sequence[Floats], spans: Spans, key: str, title: str
+) -> str:
+    """Draw how often values occur, on a logarithmic scale, and ranges of values under it.
+
+    Parameters
+    ----------
+    edges : ndarray of float64, shape (bins + 1,)
+    shares : sequence of ndarray of float64, shape (bins,)
+        One alone is filled; of several, the i-th is a line in colour ``i % COLOURS``.
+    spans : Spans
+        What lies beyond the edges is cut off.
+    key, title : str
+        As in `draw_roc`.
+    """
+
+    def fill(figure: Figure) -> None:
+        deep = 0.055 * len(spans.names)
+        axes = figure.add_axes((0.21, 0.19 + deep, 0.74, 0.79 - deep))
+        for number, share in enumerate(shares):
+            look = {
+                "color": _SERIES[number % COLOURS],
+                "linestyle": _DASHES[number // COLOURS % len(_DASHES)],
+            }
+            axes.stairs(np.where(share > 0, share, np.nan), edges, linewidth=1.3, **look)
+            if len(shares) == 1:
+                axes.stairs(share, edges, fill=True, alpha=0.3, color=look["color"], linewidth=0)
+        _scale_shares(axes, shares)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.tick_params(labelbottom=False)
+        _draw_spans(figure.add_axes((0.21, 0.13, 0.74, 0.035 + deep), sharex=axes), spans)
+
+    return _draw(fill, (4.6, 3.4), key, title)
+
+
+def _scale_shares(axes: Axes, shares: Sequence[Floats]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    seen = np.concatenate([share[share > 0] for share in shares] or [np.ones(1)])
+    least = max(float(seen.min()), 1e-6)
+    axes.set_yscale("log")
+    axes.set_ylim(0.7 * least, min(1.5 * float(seen.max()), 1.05))
+    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    axes.set_ylabel("Share of pixels")
+    axes.yaxis.set_label_coords(-0.235, 0.5)  # in one place, however long the numbers are
+    axes.grid(True)
+
+
+def _draw_spans(axes: Axes, spans: Spans) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    left, right = axes.get_xlim()
+    for place, (low, high) in enumerate(spans.ranges):
+        if high >= left and low <= right:
+            ends = max(low, left), min(high, right)
+            axes.plot(ends, (place, place), color=_SERIES[7], linewidth=5, solid_capstyle="butt")
+    axes.set_ylim(len(spans.names) - 0.4, -0.6)
+    axes.set_yticks(range(len(spans.names)), spans.names)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(True, axis="x")
+    axes.set_xlabel("Real-world value")
 
 
 def _frame(axes: Axes, horizontal: str, vertical: str) -> None:

@@ -64,7 +64,7 @@ def write_page(run_folders: Sequence[Path], path: Path, workspace: Workspace) ->
     sections = [
         _describe_run(evidence, workspace, f"r{number}") for number, evidence in enumerate(runs, 1)
     ]
-    html = _render("page.html.j2", runs=sections, comparison=compare_runs(runs))
+    html = render("page.html.j2", runs=sections, comparison=compare_runs(runs))
     with write_beside(path) as beside:
         beside.write_text(html, encoding="utf-8", newline="\n")
     return path
@@ -82,7 +82,8 @@ def choose_path(runs: Sequence[str], name: str | None, workspace: Workspace) -> 
     return workspace.report(name or short)
 
 
-def _render(template: str, **context: Any) -> str:
+def render(template: str, **context: Any) -> str:
+    """Return a page of this package's templates, in which all text is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -268,6 +269,6 @@ def _list_set_aside(evidence: Evidence) -> dict[str, dict[str, int]]:
     aside = {"Images of the set that took no part": evidence.run["dropped"]}
     if evidence.image_set is not None:
         manifest = evidence.image_set.manifest
-        aside["Frames refused when the set was made"] = manifest["counts"]["refused"]
+        aside["Images refused when the set was made"] = manifest["counts"]["refused"]
         aside["Frames that the set left out"] = manifest["left_out"]
     return aside

@@ -24,10 +24,11 @@ Samples = npt.NDArray[Any]
 
 _SOS = 0xDA
 # Start-of-frame markers that the decoders read (ISO 10918-1 B.1.1.3; F7 is that of JPEG-LS).
-_FRAME_HEADERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}
-_LOSSLESS_HEADERS = {0xC3, 0xF7}
-_APP14 = 0xEE
+_FRAME_HEADERS = (0xC0, 0xC1, 0xC2, 0xC3, 0xF7)
+_LOSSLESS, _JPEG_LS = _FRAME_HEADERS[3:]
+_APP0, _APP14 = 0xE0, 0xEE
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC, SIZ (ISO 15444-1 A.4.1, A.5.1)
+_SIZ, _COD, _SOT = 0x51, 0x52, 0x90
 _END = b"\xff\xd9"  # EOI of the JPEG and JPEG-LS standards, EOC of JPEG 2000
 
 
@@ -43,8 +44,10 @@ class Codestream:
         Bits of a sample.
     signed : bool
         Whether samples are decoded to signed values; JPEG and JPEG-LS have unsigned ones only.
-    transform : int or None
-        The colour transform that an Adobe marker states: 0 for none (RGB), 1 for YCbCr.
+    colours : str or None
+        ``"RGB"`` or ``"YBR_FULL"``: what decoded samples are in, where the codestream says so.
+    planar : bool
+        Whether colour is decoded plane by plane.
     lossy : bool or None
         None where the header does not tell.
     """
@@ -54,7 +57,8 @@ class Codestream:
     samples: int
     precision: int
     signed: bool = False
-    transform: int | None = None
+    colours: str | None = None
+    planar: bool = False
     lossy: bool | None = None
 
     @property
@@ -78,21 +82,42 @@ def read_jpeg(data: bytes) -> Codestream:
     PixelError
         ``codestream``: there is none; ``pixel-length``: the stream has no end.
     """
-    transform = None
     try:
-        for marker, segment in iterate_segments(data):
-            if marker == _APP14 and segment[:5] == b"Adobe" and len(segment) > 11:
-                transform = segment[11]
-            elif marker in _FRAME_HEADERS:
-                precision, rows, columns, samples = struct.unpack_from(">BHHB", segment)
-                _check_end(data, b"\xff\xda")
-                lossy = None if marker == 0xF7 else marker not in _LOSSLESS_HEADERS
-                return Codestream(
-                    rows, columns, samples, precision, transform=transform, lossy=lossy
-                )
-    except (IndexError, struct.error):
-        pass
-    raise PixelError("codestream", "there is no JPEG frame header in it")
+        segments = _read_segments(data, _SOS)
+        marker = next(marker for marker in _FRAME_HEADERS if marker in segments)
+        precision, rows, columns, samples = struct.unpack_from(">BHHB", segments[marker])
+        # Ns and what follows of it, then three parameters, whose meaning is the process's
+        # (ISO 10918-1 B.2.3, ISO 14495-1 C.2.3).
+        scan = segments[_SOS]
+        near, interleave, point = scan[1 + 2 * scan[0] : 4 + 2 * scan[0]]
+    except (IndexError, KeyError, StopIteration, ValueError, struct.error):
+        raise PixelError("codestream", "there is no JPEG frame header in it") from None
+    _check_end(data, b"\xff\xda")
+    losses = {_LOSSLESS: point & 15, _JPEG_LS: near}
+    return Codestream(
+        rows,
+        columns,
+        samples,
+        precision,
+        colours=_tell_colours(segments, marker) if samples == 3 else None,
+        planar=marker == _JPEG_LS and samples > 1 and not interleave,
+        lossy=losses.get(marker, 1) > 0,
+    )
+
+
+def _tell_colours(segments: dict[int, bytes], marker: int) -> str | None:
+    """Return the colours that a JPEG says it is in.
+
+    An Adobe marker says so best, then components named R, G and B, then the JFIF marker, which is
+    of YCbCr alone.
+    """
+    adobe, names = segments.get(_APP14, b""), segments[marker][6::3]
+    if adobe.startswith(b"Adobe") and len(adobe) > 11:
+        return "YBR_FULL" if adobe[11] == 1 else "RGB"
+    if names in (b"RGB", b"rgb"):
+        return "RGB"
+    jfif = segments.get(_APP0, b"").startswith(b"JFIF")
+    return "YBR_FULL" if jfif and marker not in (_LOSSLESS, _JPEG_LS) else None
 
 
 def read_jpeg2000(data: bytes) -> Codestream:
@@ -105,21 +130,32 @@ def read_jpeg2000(data: bytes) -> Codestream:
     """
     start = data.find(_J2K_START)
     try:
-        size = struct.unpack_from(">8IH", data, start + 8)
-        depth = data[start + 42]
-    except (IndexError, struct.error):
+        segments = _read_segments(data[max(start, 0) :], _SOT)
+        size, coding = segments[_SIZ], segments[_COD]
+        right, bottom, left, top = struct.unpack_from(">4I", size, 2)
+        components = {size[at : at + 3] for at in range(36, len(size), 3)}
+        depth, *sampling = components.pop()
+        transformed, reversible = coding[4], coding[9]
+    except (IndexError, KeyError, ValueError, struct.error):
         start = -1
     if start < 0:
         raise PixelError("codestream", "there is no JPEG 2000 codestream in it")
+    if components or sampling != [1, 1]:
+        raise PixelError("codestream", "its components differ in depth, sign or size")
     _check_end(data, b"\xff\x93")
-    right, bottom, left, top = size[:4]
     return Codestream(
-        bottom - top, right - left, size[8], (depth & 0x7F) + 1, signed=bool(depth & 0x80)
+        bottom - top,
+        right - left,
+        (len(size) - 36) // 3,
+        (depth & 0x7F) + 1,
+        signed=bool(depth & 0x80),
+        colours="RGB" if transformed else None,
+        lossy=None if reversible else True,
     )
 
 
-def iterate_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (marker, content) of each segment of a JPEG before its first scan."""
+def iterate_segments(data: bytes, last: int = _SOS) -> Iterator[tuple[int, bytes]]:
+    """Yield (marker, content) of each segment of a codestream's header, which ``last`` ends."""
     position = 2
     while position < len(data):
         if data[position] != 0xFF:
@@ -128,11 +164,16 @@ def iterate_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if marker == _SOS:
-            return
         (length,) = struct.unpack_from(">H", data, position + 2)
         yield marker, data[position + 4 : position + 2 + length]
+        if marker == last:
+            return
         position += 2 + max(length, 2)
+
+
+def _read_segments(data: bytes, last: int) -> dict[int, bytes]:
+    """Return what follows each marker of a codestream's header, the first of each."""
+    return dict(reversed(list(iterate_segments(data, last))))
 
 
 def _check_end(data: bytes, begin: bytes) -> None:
@@ -177,7 +218,7 @@ def decode_codestream(
         raise PixelError(
             "codestream-size", f"the codestream has shape {header.shape}, the header {shape}"
         )
-    return run_codec(decode, data, out=np.empty(shape, header.dtype)), header
+    return run_codec(decode, data, header=header), header
 
 
 def run_codec(codec: Callable[..., Any], data: bytes, **options: Any) -> Samples:
@@ -188,17 +229,33 @@ def run_codec(codec: Callable[..., Any], data: bytes, **options: Any) -> Samples
         raise PixelError("codestream", f"{type(error).__name__}: {error}"[:300]) from None
 
 
-def _decode_jpeg(data: bytes, out: Samples) -> Samples:
+def _decode_jpeg(data: bytes, header: Codestream) -> Samples:
     # One colour space for input and output keeps libjpeg from converting between them.
-    space = "RGB" if out.ndim == 3 else "GRAYSCALE"
+    space = "RGB" if header.samples == 3 else "GRAYSCALE"
+    out = np.empty(header.shape, header.dtype)
     return np.asarray(
         imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace=space, out=out)
     )
 
 
+def _decode_jpegls(data: bytes, header: Codestream) -> Samples:
+    size = (header.rows, header.columns)
+    shape = (header.samples, *size) if header.planar else header.shape
+    samples = np.empty(shape, header.dtype)
+    imagecodecs.jpegls_decode(data, out=samples)
+    return np.moveaxis(samples, 0, -1) if header.planar else samples
+
+
+def _decode_jpeg2000(data: bytes, header: Codestream) -> Samples:
+    # What a JP2 file around it says of colours has no meaning in DICOM (PS3.5 A.4.4), and OpenJPEG
+    # would obey it.
+    stream = data[data.find(_J2K_START) :]
+    return np.asarray(imagecodecs.jpeg2k_decode(stream, out=np.empty(header.shape, header.dtype)))
+
+
 _JPEG = (read_jpeg, _decode_jpeg)
-_JPEGLS = (read_jpeg, imagecodecs.jpegls_decode)
-_JPEG2000 = (read_jpeg2000, imagecodecs.jpeg2k_decode)
+_JPEGLS = (read_jpeg, _decode_jpegls)
+JPEG2000 = (read_jpeg2000, _decode_jpeg2000)
 
 # Transfer syntaxes (PS3.6 A-1): how to read the header of their codestreams, and decode them.
 CODECS: dict[str, tuple[Callable[[bytes], Codestream], Callable[..., Any]]] = {
@@ -208,9 +265,9 @@ CODECS: dict[str, tuple[Callable[[bytes], Codestream], Callable[..., Any]]] = {
     "1.2.840.10008.1.2.4.70": _JPEG,  # lossless, first-order prediction
     "1.2.840.10008.1.2.4.80": _JPEGLS,  # lossless
     "1.2.840.10008.1.2.4.81": _JPEGLS,  # near-lossless
-    "1.2.840.10008.1.2.4.90": _JPEG2000,  # lossless
-    "1.2.840.10008.1.2.4.91": _JPEG2000,
-    "1.2.840.10008.1.2.4.201": _JPEG2000,  # High-Throughput, lossless
-    "1.2.840.10008.1.2.4.202": _JPEG2000,  # High-Throughput, lossless, by resolution
-    "1.2.840.10008.1.2.4.203": _JPEG2000,  # High-Throughput
+    "1.2.840.10008.1.2.4.90": JPEG2000,  # lossless
+    "1.2.840.10008.1.2.4.91": JPEG2000,
+    "1.2.840.10008.1.2.4.201": JPEG2000,  # High-Throughput, lossless
+    "1.2.840.10008.1.2.4.202": JPEG2000,  # High-Throughput, lossless, by resolution
+    "1.2.840.10008.1.2.4.203": JPEG2000,  # High-Throughput
 }

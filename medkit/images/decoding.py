@@ -8,6 +8,7 @@ interpreted here: colours, padding and lookup tables are the work of `pixels`.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import warnings
 import zlib
@@ -17,17 +18,25 @@ from typing import Any, BinaryIO
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from pydicom.encaps import get_frame
+from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
 from pydicom.filereader import read_dataset
 
 from medkit.errors import PixelError
-from medkit.images.codestreams import CODECS, Codestream, decode_codestream, run_codec
+from medkit.images.codestreams import (
+    CODECS,
+    JPEG2000,
+    Codestream,
+    decode_codestream,
+    run_codec,
+)
 from medkit.images.rows import Row, read_column
 
 Stored = npt.NDArray[Any]
 
 # Samples of one frame: about ten times the largest mammogram's, and 1 GiB as float64.
 SAMPLES_LIMIT = 2**27
+# Twice what Rows and Columns of DICOM can say. What a resize needs grows with the sides.
+_SIDE_LIMIT = 2**17
 # Of a deflated data set, as the catalog's.
 INFLATED_LIMIT = 2**30
 
@@ -36,6 +45,10 @@ _EXPLICIT = "1.2.840.10008.1.2.1"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _RLE = "1.2.840.10008.1.2.5"
+# Frames as in native pixel data, each in fragments of its own (PS3.5 A.4.11, A.4.13).
+_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
+_DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+_WRAPPED = (_UNCOMPRESSED, _DEFLATED_FRAMES)
 _NATIVE = (_IMPLICIT, _EXPLICIT, _DEFLATED, _BIG_ENDIAN)
 
 # Bits allocated that each attribute may have (PS3.3 C.7.6.3, C.7.6.24, C.7.6.25).
@@ -108,7 +121,8 @@ class PixelModule:
     @property
     def is_halved(self) -> bool:
         """Whether two pixels share their chroma in native data (PS3.3 C.7.6.3.1.2)."""
-        return self.photometric == "YBR_FULL_422" and not self.encapsulated
+        native = not self.encapsulated or self.syntax in _WRAPPED
+        return self.photometric == "YBR_FULL_422" and native
 
 
 @dataclass(frozen=True)
@@ -176,12 +190,14 @@ def read_module(row: Row) -> PixelModule:
 
 
 def check_size(rows: int, columns: int, samples: int) -> None:
-    """Refuse a frame without a size, or above `SAMPLES_LIMIT`."""
+    """Refuse a frame without a size, above `SAMPLES_LIMIT`, or endlessly long and thin."""
     if min(rows, columns) <= 0:
         raise PixelError("no-size", f"{rows} rows and {columns} columns are no image")
-    if rows * columns * samples > SAMPLES_LIMIT:
+    if rows * columns * samples > SAMPLES_LIMIT or max(rows, columns) > _SIDE_LIMIT:
         raise PixelError(
-            "too-large", f"{rows} x {columns} x {samples} is above {SAMPLES_LIMIT:,} samples"
+            "too-large",
+            f"{rows} x {columns} x {samples} is above {SAMPLES_LIMIT:,} samples, or a side above "
+            f"{_SIDE_LIMIT:,}",
         )
 
 
@@ -190,15 +206,17 @@ def _check_module(module: PixelModule) -> None:
     if (
         module.allocated not in _ALLOCATED[module.keyword]
         or not 1 <= module.stored <= module.high + 1 <= module.allocated
-        or (module.allocated == 1 and (module.samples > 1 or module.encapsulated))
+        or (module.allocated == 1 and (module.samples > 1 or module.encapsulated or module.signed))
     ):
         raise PixelError(
             "bits",
             f"{module.allocated} bits allocated, {module.stored} stored, high bit {module.high}, "
             f"{module.samples} samples: not a combination that can be decoded",
         )
+    if module.is_halved and module.planar:
+        raise PixelError("photometric", "YBR_FULL_422 plane by plane")
     native = module.syntax in _NATIVE
-    if not native and module.syntax != _RLE and module.syntax not in CODECS:
+    if not native and module.syntax not in (_RLE, *_WRAPPED) and module.syntax not in CODECS:
         raise PixelError("transfer-syntax", f"{module.syntax!r} is not supported")
     if native == module.encapsulated or (module.encapsulated and module.keyword != "PixelData"):
         raise PixelError("transfer-syntax", f"{module.syntax} does not suit {module.keyword}")
@@ -229,8 +247,8 @@ def decode_frame(stream: BinaryIO, module: PixelModule, frame: int) -> Decoded:
         raw = _read_native(stream, module, frame)
         return Decoded(_clear_bits(raw, module), module.photometric, raw=raw)
     data = _read_codestream(stream, module, frame)
-    if module.syntax == _RLE:
-        raw = _decode_rle(data, module)
+    if module.syntax not in CODECS:
+        raw = _decode_rle(data, module) if module.syntax == _RLE else _unwrap(data, module)
         return Decoded(_clear_bits(raw, module), module.photometric, raw=raw)
     samples, header = decode_codestream(data, module.syntax, module.shape)
     return Decoded(
@@ -251,12 +269,8 @@ def _read_native(stream: BinaryIO, module: PixelModule, frame: int) -> Stored:
     if module.allocated == 1:
         data = np.unpackbits(data, bitorder="little")[skipped : skipped + bits]
     kind = module.dtype.newbyteorder(">" if module.syntax == _BIG_ENDIAN else "<")
-    values = data.view(kind).astype(module.dtype)
-    if module.is_halved:
-        return _share_chroma(values, module)
-    if module.planar:
-        return np.moveaxis(values.reshape(3, module.rows, module.columns), 0, -1)
-    return values.reshape(module.shape)
+    values = data.view(kind).astype(module.dtype, copy=False)
+    return _arrange(values, module)
 
 
 def _read_bytes(
@@ -267,10 +281,9 @@ def _read_bytes(
     start = first - first % 2 if swapped else first
     length = (first + count - start) + (first + count - start) % 2 * swapped
     stream.seek(module.offset + start)
-    data = stream.read(length)
-    if len(data) < length:
-        raise PixelError("pixel-length", f"the file ends {length - len(data)} bytes too early")
-    read = np.frombuffer(data, dtype=np.uint8)
+    read = np.frombuffer(bytearray(stream.read(length)), dtype=np.uint8)
+    if len(read) < length:
+        raise PixelError("pixel-length", f"the file ends {length - len(read)} bytes too early")
     if swapped:
         read = read.view(np.uint16).byteswap().view(np.uint8)
     return read[first - start : first - start + count]
@@ -308,15 +321,57 @@ def _share_chroma(values: Stored, module: PixelModule) -> Stored:
 
 
 def _read_codestream(stream: BinaryIO, module: PixelModule, frame: int) -> bytes:
-    stream.seek(module.offset)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a missing end, which is looked for later
+            _check_fragments(stream, module)
+            stream.seek(module.offset)
             return get_frame(stream, frame, number_of_frames=module.frames)
     except (ValueError, EOFError, struct.error) as error:
         raise PixelError(
             "fragments", f"frame {frame} is not in the fragments: {error}"[:300]
         ) from None
+
+
+def _check_fragments(stream: BinaryIO, module: PixelModule) -> None:
+    """Raise if fragments do not tell where a frame of several begins and ends.
+
+    pydicom takes offsets as they are, and looks for the end marker of a JPEG in what has none.
+    """
+    if module.frames == 1:
+        return
+    stream.seek(module.offset)
+    offsets = parse_basic_offsets(stream)
+    if any(late <= early for early, late in itertools.pairwise(offsets)) or any(offsets[:1]):
+        raise ValueError("the Basic Offset Table does not ascend from zero")
+    if not offsets and module.syntax not in CODECS:
+        count, _ = parse_fragments(stream)
+        if count != module.frames:
+            raise ValueError(f"{count} fragments of {module.frames} frames, and no offsets")
+
+
+def _unwrap(data: bytes, module: PixelModule) -> Stored:
+    """Return the values of a frame that is not compressed, or deflated alone."""
+    samples = module.rows * module.columns * (2 if module.is_halved else module.samples)
+    length = samples * module.dtype.itemsize
+    if module.syntax == _DEFLATED_FRAMES:
+        try:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, length + 2)
+        except zlib.error as error:
+            raise PixelError("codestream", f"the frame does not inflate: {error}") from None
+    if len(data) not in (length, length + length % 2):
+        raise PixelError("pixel-length", f"there are {len(data)} bytes, {length} are needed")
+    kind = module.dtype.newbyteorder("<")
+    return _arrange(np.frombuffer(data, kind, samples).astype(module.dtype), module)
+
+
+def _arrange(values: Stored, module: PixelModule) -> Stored:
+    """Return samples, in the order of native pixel data, as a frame."""
+    if module.is_halved:
+        return _share_chroma(values, module)
+    if module.planar:
+        return np.moveaxis(values.reshape(3, module.rows, module.columns), 0, -1)
+    return values.reshape(module.shape)
 
 
 def _decode_rle(data: bytes, module: PixelModule) -> Stored:
@@ -340,8 +395,14 @@ def _clear_bits(values: Stored, module: PixelModule) -> Stored:
     if module.keyword != "PixelData" or module.allocated == 1 or module.stored == width:
         return values
     left = width - 1 - module.high
+    return _keep_bits(values, left, module.stored)
+
+
+def _keep_bits(values: Stored, left: int, stored: int) -> Stored:
+    """Return the values of some bits, above which others are."""
+    shifted = np.left_shift(values, left)
     # Shifted back, signed types repeat the sign and unsigned ones fill with zeros.
-    return np.right_shift(np.left_shift(values, left), width - module.stored)
+    return np.right_shift(shifted, 8 * values.itemsize - stored, out=shifted)
 
 
 def _fit_header(samples: Stored, header: Codestream, module: PixelModule) -> Stored:
@@ -355,8 +416,8 @@ def _fit_header(samples: Stored, header: Codestream, module: PixelModule) -> Sto
         raise PixelError("bits", f"the codestream has {header.precision} bits, the header {width}")
     container = np.dtype(f"{samples.dtype.kind}{module.dtype.itemsize}")
     wide = samples.astype(container, copy=False).view(module.dtype)
-    values: Stored = np.right_shift(np.left_shift(wide, width - stored), width - stored)
-    if header.precision > stored:
+    values = _keep_bits(wide, width - stored, stored)
+    if header.precision > stored and not np.array_equal(values, wide):
         # Bits above the stored ones may be zero or repeat the sign; in a codestream others are no
         # overlay, but values that the header has no room for.
         beyond = wide.view(f"u{wide.itemsize}") >= 2**stored
@@ -372,11 +433,13 @@ def _fit_header(samples: Stored, header: Codestream, module: PixelModule) -> Sto
 def _tell_colours(module: PixelModule, header: Codestream) -> str:
     """Return the colours that a codestream's samples are in.
 
-    JPEG 2000 has undone YBR_ICT and YBR_RCT. An Adobe marker knows better than the DICOM header,
-    which writers leave as it was before compression; without one the header is believed.
+    It knows better than the DICOM header, which writers leave as it was before compression;
+    where it says nothing the header is believed.
     """
-    if module.photometric in ("YBR_ICT", "YBR_RCT"):
-        return "RGB"
-    if module.samples == 3 and header.transform is not None:
-        return "YBR_FULL" if header.transform == 1 else "RGB"
-    return module.photometric
+    if module.samples == 1:
+        return module.photometric
+    undone = CODECS[module.syntax] == JPEG2000 and header.colours is not None
+    if undone and module.photometric in ("YBR_FULL", "YBR_FULL_422"):
+        # It was applied to YBR, or to RGB whose header was forgotten: nobody can tell.
+        raise PixelError("photometric", f"{module.photometric} under a transform of JPEG 2000")
+    return header.colours or module.photometric

@@ -3,9 +3,13 @@
 set.json          the manifest: recipe, catalog snapshot, versions, counts, and the size and
                   SHA-256 of every other file; written last, so its presence means complete
 images.parquet    a row an image that landed
-refused.parquet   a row a frame that did not, and why
+refused.parquet   a row an image that did not, and why
+origins.parquet   the files that both are of, as they were: what `normalise --append` compares
 pixels.zarr/      a Zarr v3 group, one array a kind of pixel (`arrays`)
 .partial/         work in progress, or what a kill left of it; no part of the set
+
+A set is made, or grows, in ``.partial/staged``, and takes its place once all of it is there: from
+the moment that ``.partial/staged/set.json`` stands, it is only moved (`assembly.settle`).
 """
 
 from __future__ import annotations
@@ -28,22 +32,35 @@ from medkit.images import arrays
 from medkit.images.pixels import hash_values
 from medkit.images.reader import Images, StoredCodes
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "set.json"
 TABLE = "images.parquet"
 REFUSED = "refused.parquet"
+ORIGINS = "origins.parquet"
 PIXELS = "pixels.zarr"
 PARTIAL = ".partial"
+STAGED = "staged"
 
 _text, _integer, _number, _truth = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
+_identity_fields = (
+    pa.field("file", _text),
+    pa.field("frame", _integer),
+    pa.field("tile", _integer),  # of a mosaic, in its order
+    pa.field("plane", _text),  # that a volume was cut along anew; null where it is as stored
+    pa.field("plane_index", _integer),
+)
+# Which image of a catalog it is. Of one that is made of a whole volume, ``frame`` is the frame
+# nearest to it.
+IDENTITY = tuple(field.name for field in _identity_fields)
+
 # Columns that an image has from the catalog, as the catalog has them.
 CATALOG_FIELDS = (
-    pa.field("file", _text),
+    _identity_fields[0],
     pa.field("source", _text),
     pa.field("root", _text),
     pa.field("path", _text),
-    pa.field("frame", _integer),
+    *_identity_fields[1:],
     pa.field("SOPInstanceUID", _text),
     pa.field("SeriesInstanceUID", _text),
     pa.field("StudyInstanceUID", _text),
@@ -100,7 +117,21 @@ IMAGES_SCHEMA = pa.schema(
 )
 
 REFUSED_SCHEMA = pa.schema(
-    [("file", _text), ("frame", _integer), ("path", _text), ("code", _text), ("detail", _text)]
+    [
+        *_identity_fields,
+        pa.field("path", _text),
+        pa.field("code", _text),
+        pa.field("detail", _text),
+    ]
+)
+
+ORIGINS_SCHEMA = pa.schema(
+    [
+        *_identity_fields,
+        pa.field("size", _integer),
+        pa.field("mtime_ns", _integer),
+        pa.field("members", _text),  # a hash of the same of all slices that it is made of
+    ]
 )
 
 
@@ -136,7 +167,8 @@ class ImageSet:
     table : DataFrame
         A row an image, in the order of the ``image`` column, which counts from 0.
     refused : DataFrame
-        A row a frame that was selected and did not land: file, frame, path, code, detail.
+        A row an image that did not land: file, frame, tile, plane, plane_index, path, code,
+        detail.
     """
 
     folder: Path
@@ -155,14 +187,9 @@ class ImageSet:
             they are read, or all at once by `verify`.
         """
         manifest = read_manifest(folder)
-        for path, entry in manifest["files"].items():
-            file = folder / path
-            if not file.is_file() or file.stat().st_size != entry["bytes"]:
-                raise _damaged(folder, f"{path} is missing or cut")
-        for path in (TABLE, REFUSED):
-            if workspace.hash_file(folder / path) != manifest["files"][path]["sha256"]:
-                raise _damaged(folder, f"{path} has changed since it was written")
-        return cls(folder, manifest, _read_table(folder / TABLE), _read_table(folder / REFUSED))
+        check_sizes(folder, manifest)
+        tables = (read_table(folder, manifest, path).to_pandas() for path in (TABLE, REFUSED))
+        return cls(folder, manifest, *tables)
 
     @property
     def name(self) -> str:
@@ -172,8 +199,9 @@ class ImageSet:
     @property
     def id(self) -> str:
         """A hash of its content: equal sets have equal ids, whatever their name, place or age."""
-        hashes = {path: entry["sha256"] for path, entry in self.manifest["files"].items()}
-        return workspace.hash_json(hashes)
+        files = self.manifest["files"].items()
+        # When files were last written is in their origins, and makes nothing another set.
+        return workspace.hash_json({path: of["sha256"] for path, of in files if path != ORIGINS})
 
     @property
     def size(self) -> tuple[int, int]:
@@ -217,30 +245,52 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def write_manifest(folder: Path, files: Iterable[str], content: Mapping[str, Any]) -> None:
-    """Write ``set.json`` by way of the work folder, which makes the set complete.
+def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Return if every file of a set is there, and as long as its manifest says.
 
-    Parameters
-    ----------
-    folder : Path
-        Of the set.
-    files : iterable of str
-        Everything else that belongs to it, in place.
-    content : mapping
-        All but ``format``, ``files`` and ``checksum``, which are added here.
+    Raises
+    ------
+    ImageSetError
+        If one is not.
     """
-    entries = {path: _describe_file(folder / path) for path in files}
-    sealed = _sealed({**content, "format": FORMAT, "files": entries})
-    beside = folder / PARTIAL / MANIFEST
-    beside.write_bytes(workspace.dump_json(sealed))
-    workspace.move_into_place(beside, folder / MANIFEST)
+    for path, entry in manifest["files"].items():
+        file = folder / path
+        if not file.is_file() or file.stat().st_size != entry["bytes"]:
+            raise _damaged(folder, f"{path} is missing or cut")
 
 
-def write_table(path: Path, table: pd.DataFrame, schema: pa.Schema) -> None:
-    """Write a table of a set; equal rows give equal bytes."""
-    # What pandas adds to the metadata names its own version.
-    content = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
-    pyarrow.parquet.write_table(content.replace_schema_metadata(), path, compression="zstd")
+def read_table(folder: Path, manifest: Mapping[str, Any], path: str) -> pa.Table:
+    """Return a table of a set, after comparing its bytes with the manifest.
+
+    Raises
+    ------
+    ImageSetError
+        If they are others.
+    """
+    try:
+        content = (folder / path).read_bytes()
+    except FileNotFoundError:
+        raise _damaged(folder, f"{path} is missing") from None
+    # The bytes that were compared are those that are read, whoever replaces the file meanwhile.
+    if hashlib.sha256(content).hexdigest() != manifest["files"][path]["sha256"]:
+        raise _damaged(folder, f"{path} has changed since it was written")
+    return pyarrow.parquet.read_table(pa.BufferReader(content))
+
+
+def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``set.json``; ``format`` and ``checksum`` are added here."""
+    workspace.write_json(path, _sealed({**content, "format": FORMAT}))
+
+
+def write_table(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write a table of a set, part by part; equal parts give equal bytes."""
+    with (
+        workspace.write_beside(path) as beside,
+        pyarrow.parquet.ParquetWriter(beside, schema, compression="zstd") as writer,
+    ):
+        for part in parts:
+            # Neither metadata nor the cut into chunks is content.
+            writer.write_table(part.select(schema.names).cast(schema).combine_chunks())
 
 
 def verify(folder: Path) -> list[Fault]:
@@ -252,6 +302,8 @@ def verify(folder: Path) -> list[Fault]:
         manifest = read_manifest(folder)
     except ImageSetError as error:
         return [Fault(MANIFEST, None, str(error))]
+    if _is_moving(folder):
+        return [Fault(MANIFEST, None, str(_damaged(folder, "")))]
     known: dict[str, dict[str, Any]] = manifest["files"]
     faults = [
         Fault(path, None, "is no part of the set")
@@ -261,7 +313,7 @@ def verify(folder: Path) -> list[Fault]:
     states = {path: _compare(folder / path, entry["sha256"]) for path, entry in known.items()}
     changed = {path: detail for path, detail in states.items() if detail}
     # Without a sound table nobody knows which image lies where.
-    table = None if TABLE in changed else _read_table(folder / TABLE)
+    table = None if TABLE in changed else read_table(folder, manifest, TABLE).to_pandas()
     for path, detail in changed.items():
         found = [] if table is None else list(_name_images(folder, path, table, detail))
         faults += found or [Fault(path, None, detail)]
@@ -270,7 +322,8 @@ def verify(folder: Path) -> list[Fault]:
     )
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return what the manifest says of a file."""
     return {"bytes": path.stat().st_size, "sha256": workspace.hash_file(path)}
 
 
@@ -317,17 +370,22 @@ def _name_images(folder: Path, path: str, table: pd.DataFrame, detail: str) -> I
             yield Fault(path, int(image), f"the shard {detail}, and this image in it is damaged")
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    table: pd.DataFrame = pyarrow.parquet.read_table(path).to_pandas()
-    return table
-
-
 def _sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     checksum = hashlib.sha256(workspace.dump_json(content)).hexdigest()
     return {**content, "checksum": checksum}
 
 
+def _is_moving(folder: Path) -> bool:
+    """Say whether what was staged takes its place, or was broken off while it did."""
+    return (folder / PARTIAL / STAGED / MANIFEST).exists()
+
+
 def _damaged(folder: Path, detail: str) -> ImageSetError:
+    if _is_moving(folder):
+        return ImageSetError(
+            f"the set {folder.name!r} is incomplete: it was broken off while more images took "
+            f"their place in it; give the same 'medkit normalise {folder.name}' again"
+        )
     return ImageSetError(
         f"the set {folder.name!r} is damaged: {detail}; see 'medkit verify {folder.name}', and "
         f"make it again with 'medkit normalise {folder.name} --replace'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -23,7 +23,9 @@ _AS_RGB = ("RGB", "PALETTE COLOR", "YBR_FULL")
 _SIZE_LIMIT = 2**30
 
 _APP1 = 0xE1
-_ORIENTATION = 0x0112
+# Tags of a page, and the types that a number may have (TIFF 6.0, section 2; 16 is BigTIFF's).
+_WIDTH, _LENGTH, _ORIENTATION, _SAMPLES, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 274, 277, 322, 323
+_KINDS = {3: "H", 4: "I", 16: "Q"}
 # What shows a picture upright (TIFF 6.0, page 36; Exif 2.3, table 4), by its orientation.
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda picture: picture,
@@ -72,6 +74,8 @@ def decode_picture(stream: BinaryIO, row: Row) -> Decoded:
     if len(data) > _SIZE_LIMIT:
         raise PixelError("too-large", f"a picture of more than {_SIZE_LIMIT:,} bytes")
     picture = _drop_alpha(_DECODERS[row["format"]](data, row), is_grey(row))
+    if picture.dtype.kind in "iu" and picture.itemsize > 4:
+        raise PixelError("bits", "whole numbers of 64 bits do not fit the float64 of a set")
     if picture.shape[:2] != size:
         raise PixelError("codestream-size", f"the picture is {picture.shape[:2]}, not {size}")
     upright = _TURNS[_find_orientation(data, row)](picture)
@@ -99,6 +103,13 @@ def _decode_bmp(data: bytes, row: Row) -> Pixels:
 
 
 def _decode_tiff(data: bytes, row: Row) -> Pixels:
+    # The catalog knows the first page alone; libtiff reserves whatever any page claims.
+    tags = _read_tags(data, int(row["frame"]))
+    size = (tags.get(_LENGTH), tags.get(_WIDTH))
+    if size != (row["Rows"], row["Columns"]):
+        raise PixelError("codestream-size", f"page {row['frame']} is {size}, the first one not")
+    check_size(row["Rows"], row["Columns"], tags.get(_SAMPLES, 1))
+    check_size(tags.get(_TILE_LENGTH, 1), tags.get(_TILE_WIDTH, 1), tags.get(_SAMPLES, 1))
     expand = row["PhotometricInterpretation"] in ("PALETTE COLOR", "YBR_FULL")
     if expand and _find_orientation(data, row) != 1:
         raise PixelError("photometric", "a TIFF with both a palette and an orientation")
@@ -128,10 +139,7 @@ def _find_orientation(data: bytes, row: Row) -> int:
     if row["format"] not in ("jpeg", "tiff"):
         return 1
     structure = _find_exif(data) if row["format"] == "jpeg" else data
-    try:
-        asked = _read_orientation(structure, int(row["frame"]))
-    except (struct.error, KeyError):
-        return 1  # what cannot be read asks for nothing
+    asked = _read_tags(structure, int(row["frame"])).get(_ORIENTATION)
     return asked if asked in _TURNS else 1
 
 
@@ -143,16 +151,27 @@ def _find_exif(data: bytes) -> bytes:
     return b""
 
 
-def _read_orientation(tiff: bytes, page: int) -> int:
-    """Read one tag of one directory (TIFF 6.0, section 2)."""
+def _read_tags(tiff: bytes, page: int) -> dict[int, int]:
+    """Return the tags of a page that are one whole number; none where there is no such page."""
+    try:
+        return dict(_iterate_tags(tiff, page))
+    except (struct.error, KeyError, OverflowError):
+        return {}
+
+
+def _iterate_tags(tiff: bytes, page: int) -> Iterator[tuple[int, int]]:
     order = {b"II": "<", b"MM": ">"}[tiff[:2]]
-    link = 4
+    (version,) = struct.unpack_from(f"{order}H", tiff, 2)
+    big = version == 43  # BigTIFF, whose counts and offsets have 8 bytes
+    link, offset, counter, head = (8, "Q", "Q", "HHQ") if big else (4, "I", "H", "HHI")
+    width = struct.calcsize(order + head + offset)
     for _ in range(page + 1):
-        (directory,) = struct.unpack_from(f"{order}I", tiff, link)
-        (count,) = struct.unpack_from(f"{order}H", tiff, directory)
-        link = directory + 2 + 12 * count
-    for entry in range(directory + 2, link, 12):
-        tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
-        if tag == _ORIENTATION:
-            return int(value)
-    return 1
+        (directory,) = struct.unpack_from(order + offset, tiff, link)
+        (count,) = struct.unpack_from(order + counter, tiff, directory)
+        first = directory + struct.calcsize(order + counter)
+        link = first + width * count
+    for entry in range(first, link, width):
+        tag, kind, number = struct.unpack_from(order + head, tiff, entry)
+        if number == 1 and kind in _KINDS:
+            place = entry + struct.calcsize(order + head)
+            yield tag, *struct.unpack_from(order + _KINDS[kind], tiff, place)

@@ -3,7 +3,7 @@
 Each step is a function, in this order:
 
 1. `decode`: the stored values of one frame, exactly; `hash_values` names them for ever.
-2. `find_padding`: what is not image, before anything else is done with it.
+2. `padding`: what is not image, before anything else is done with it.
 3. Lookup tables: a palette becomes RGB with the depth of its entries; a Modality LUT is applied.
    A linear rescale is not: it commutes with resizing, so values stay as stored and slope and
    intercept go with them, in float64.
@@ -11,7 +11,7 @@ Each step is a function, in this order:
 5. `turn_polarity`: display images in which low is bright are turned, about a fixed pivot.
 
 No windowing, no clipping, no stretch by an image's own minimum and maximum: slices of one series
-have one map. A Siemens mosaic is one frame, and stays one picture; ``ImageType`` tells them apart.
+have one map. A Siemens mosaic is cut into its tiles, each an image.
 
 A frame that cannot be done rightly raises PixelError with one of these codes:
 
@@ -25,10 +25,12 @@ file-unreadable      the file, or the archive it is in, is gone or damaged
 format-not-supported neither DICOM nor a picture nor a volume
 fragments            the frame is not among the encapsulated fragments
 lookup-table         its palette or Modality LUT cannot be read
+mosaic               a mosaic of unknown tiles, see `mosaics`
 no-frame             the object has fewer frames
 no-pixels            the object has no pixel data
 no-size              rows or columns are missing
 no-spacing           the geometry needs millimetres, the header has none
+padding              the padding value of floating point cannot be read
 photometric          an interpretation that is not supported, or does not suit the samples
 pixel-length         more or fewer bytes than the header needs, or a stream that was cut
 rescale              the slope is zero, or slope or intercept is not finite
@@ -40,18 +42,22 @@ transfer-syntax      not supported, or not that of the pixel data
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from medkit.catalog.compiled import compiled
 from medkit.errors import PixelError
-from medkit.images import decoding, pictures, stacks
+from medkit.images import decoding, mosaics, pictures, stacks
 from medkit.images.decoding import Decoded
 from medkit.images.lookups import Lookup, read_modality_lut, read_palette
+from medkit.images.padding import find_padding, read_padding
 from medkit.images.resampling import Spacing
 from medkit.images.rows import Row, is_grey, is_picture, open_file, read_column
 from medkit.images.scales import (
@@ -169,8 +175,8 @@ def read_frame(row: Row) -> Frame:
     array = name_array(row)
     with open_file(row) as stream:
         decoded = decode(stream, row)
-        lookup = read_lookup(stream, row)
-    mask = find_padding(decoded, row)
+        lookup, padding = read_lookup(stream, row), read_padding(stream, row)
+    mask = find_padding(decoded, row, padding)
     if mask is not None and not mask.any():
         raise PixelError("all-padding", "every pixel is padding")
     scale = read_scale(row, decoded, lookup)
@@ -224,6 +230,7 @@ def name_array(row: Row) -> str:
     if read_column(row, "PixelPresentation") in ("COLOR", "MIXED") and is_grey(row):
         raise PixelError("supplemental-palette", "part of the grey range is meant to be colour")
     module = decoding.read_module(row)
+    mosaics.check_cut(row)
     if module.samples == 3:
         return _name_colour_array(row)
     if module.photometric == "PALETTE COLOR":
@@ -254,6 +261,8 @@ def _name_colour_array(row: Row) -> str:
 def decode(stream: BinaryIO, row: Row) -> Decoded:
     """Return the stored values of a frame, of a DICOM object, a picture or a volume.
 
+    Of a mosaic they are those of the row's tile.
+
     Raises
     ------
     PixelError
@@ -263,7 +272,13 @@ def decode(stream: BinaryIO, row: Row) -> Decoded:
         return pictures.decode_picture(stream, row)
     if row["format"] in stacks.FORMATS:
         return stacks.decode_slice(stream, row)
-    return decoding.decode_frame(stream, decoding.read_module(row), int(row["frame"]))
+    decoded = decoding.decode_frame(stream, decoding.read_module(row), int(row["frame"]))
+    tile = read_column(row, "tile")
+    if tile is None:
+        return decoded
+    cut = partial(mosaics.cut_tile, tile=int(tile), tiles=int(row["tiles"]))
+    raw = None if decoded.raw is None else cut(decoded.raw)
+    return dataclasses.replace(decoded, values=cut(decoded.values), raw=raw)
 
 
 def hash_values(values: Values) -> str:
@@ -293,38 +308,6 @@ def read_lookup(stream: BinaryIO, row: Row) -> Lookup | None:
     return read_modality_lut(stream) if wanted else None
 
 
-def find_padding(decoded: Decoded, row: Row) -> Mask | None:
-    """Return a mask, False at padding; None where there is none.
-
-    Padding is what equals PixelPaddingValue, or lies between it and PixelPaddingRangeLimit, both
-    included, as stored (PS3.3 C.7.5.1.1.2), in grey images only. In floating point it is what is
-    not a finite number.
-    """
-    values = decoded.values
-    if values.dtype.kind == "f":
-        mask = np.isfinite(values)
-        return None if mask.all() else mask
-    value = read_column(row, "PixelPaddingValue")
-    if value is None or not is_grey(row):
-        return None
-    limit = read_column(row, "PixelPaddingRangeLimit", value)
-    # Either may have been read with the wrong sign.
-    low, high = sorted(_wrap(int(end), 8 * values.itemsize, values.dtype) for end in (value, limit))
-    bits = int(read_column(row, "BitsStored", 8 * values.itemsize))
-    if any(_wrap(end, bits, values.dtype) != end for end in (low, high)):
-        # Stored bits cannot hold it (such as 63536 in 12 of 16 bits): it takes those around them
-        # too, and with them cleared it would be mistaken for a value of the image.
-        values = values if decoded.raw is None else decoded.raw
-    mask = (values < low) | (values > high)
-    return None if mask.all() else mask
-
-
-def _wrap(value: int, bits: int, kind: np.dtype[Any]) -> int:
-    """Return what a whole number becomes in some bits, signed or not."""
-    low = -(1 << (bits - 1)) if kind.kind == "i" else 0
-    return (value - low) % (1 << bits) + low
-
-
 def convert_ybr(decoded: Decoded, scale: Scale) -> Values:
     """Return values as they are, but YBR as RGB (PS3.3 C.7.6.3.1.2), rounded and in range.
 
@@ -336,7 +319,7 @@ def convert_ybr(decoded: Decoded, scale: Scale) -> Values:
     if decoded.photometric in ("RGB", "MONOCHROME1", "MONOCHROME2"):
         return decoded.values
     if decoded.photometric not in ("YBR_FULL", "YBR_FULL_422"):
-        raise PixelError("photometric", f"{decoded.photometric} in pixels that are not JPEG 2000")
+        raise PixelError("photometric", f"{decoded.photometric} that no codec has undone")
     middle = (scale.high + 1) / 2
     y, cb, cr = np.moveaxis(decoded.values.astype(np.float32), -1, 0)
     cb -= middle
@@ -366,15 +349,21 @@ def choose_code(array: str, scale: Scale) -> tuple[float, float]:
 def is_lossy(row: Row, decoded: Decoded) -> bool:
     """Say whether compression lost something, by codestream and header."""
     flag = read_column(row, "LossyImageCompression")
-    if decoded.lossy or flag == "01":
-        return True
+    if decoded.lossy is not None or flag == "01":
+        return bool(decoded.lossy) or flag == "01"
     return read_column(row, "TransferSyntaxUID") in _MAYBE_LOSSY and flag != "00"
 
 
 def is_constant(values: Values, mask: Mask | None) -> bool:
     """Say whether all pixels of the image are equal."""
-    inside = values.reshape(-1, *values.shape[2:]) if mask is None else values[mask]
-    return bool((inside == inside[0]).all())
+    middle = slice(len(values) // 2, len(values) // 2 + 1)
+    # Most images tell within one line.
+    for part in (middle, slice(None)):
+        line = values[part]
+        inside = line.reshape(-1, *line.shape[2:]) if mask is None else line[mask[part]]
+        if not (inside == inside[:1]).all():
+            return False
+    return True
 
 
 def read_spacing(row: Row) -> Spacing:
@@ -392,15 +381,22 @@ def encode(values: Values, base: float, k: float, dtype: npt.DTypeLike) -> Value
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return values.astype(kind)
-    codes = np.subtract(values, base, dtype=np.float64)
-    codes *= k
-    np.rint(codes, out=codes)
-    # A filter's sums may stray past the range by their last bit.
-    return np.clip(codes, 0, np.iinfo(kind).max, out=codes).astype(kind)
+    codes = np.empty(values.shape, kind)
+    _encode(values.ravel(), base, k, float(np.iinfo(kind).max), codes.reshape(-1))
+    return codes
+
+
+@compiled
+def _encode(values: Any, base: float, k: float, highest: float, codes: Any) -> None:
+    for i in range(len(values)):
+        # A filter's sums may stray past the range by their last bit.
+        codes[i] = min(max(np.rint((np.float64(values[i]) - base) * k), 0.0), highest)
 
 
 def fill_padding(values: Values, mask: Mask, frame: Frame) -> Values:
     """Return resized values with the fill of their frame where the mask is False."""
+    if mask.all():
+        return values
     filled = values.copy()
     filled[~mask] = (frame.fill - frame.intercept) / frame.slope
     return filled

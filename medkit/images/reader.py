@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property, lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medkit.errors import ImageSetError, UsageError
-from medkit.images import arrays, resampling
+from medkit.images import arrays, feeds, resampling
 from medkit.images.windows import Transfer, plan_transfer, split_windows
 
 if TYPE_CHECKING:
@@ -24,10 +26,20 @@ Rows = npt.NDArray[np.int64]
 Codes = npt.NDArray[Any]
 Pixels = npt.NDArray[np.float32]
 
-# ITU-R BT.601: how much of red, green and blue is in the lightness.
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-# Images that are mapped at a time: enough for every thread, little enough to stay in memory.
-_BLOCK = 256
+_LUMA = np.array(feeds.LUMA, dtype=np.float32)
+# Images that are read at a time: enough for every thread, little enough for what is allocated to
+# be used again.
+_BLOCK = 64
+
+
+def _check_scale(scale: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, scale)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not -np.inf < low < high < np.inf:
+        raise UsageError(f"a scale is two numbers that go upwards, such as (-1, 1), not {scale!r}")
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -63,13 +75,13 @@ class View:
         split_windows(self.window)
         if self.channels not in (1, 3):
             raise UsageError(f"a view has 1 or 3 channels, not {self.channels!r}")
-        low, high = map(float, self.scale)
-        if not low < high:
-            raise UsageError(f"a scale goes upwards, such as (-1, 1), not {self.scale!r}")
-        if self.size is not None and self.size < 1:
+        whole = isinstance(self.size, int | np.integer) and self.size > 0
+        if self.size is not None and not whole:
             raise UsageError(f"a size is a number of pixels above 0, not {self.size!r}")
         # Equal views are spelled alike, also those that come from JSON.
-        object.__setattr__(self, "scale", (low, high))
+        object.__setattr__(self, "scale", _check_scale(self.scale))
+        object.__setattr__(self, "channels", int(self.channels))
+        object.__setattr__(self, "size", self.size and int(self.size))
 
     @property
     def windows(self) -> tuple[str, ...]:
@@ -206,11 +218,11 @@ class Images:
         return len(self), height, width, self.view.depth
 
     def __getitem__(self, index: Any) -> Pixels:
-        rows = np.atleast_1d(np.arange(len(self))[index])
-        pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.float32)
-        for start, block in self._blocks(rows, _BLOCK):
-            pixels[start : start + len(block)] = block
-        return pixels[0] if isinstance(index, int | np.integer) else pixels
+        rows = self._locate(index)
+        pixels = np.empty((rows.size, *self.shape[1:]), dtype=np.float32)
+        for block, fill in self._blocks(np.atleast_1d(rows), _BLOCK):
+            fill(pixels[block])
+        return pixels if rows.ndim else pixels[0]
 
     def __iter__(self) -> Iterator[Pixels]:
         for batch in self.batches(_BLOCK):
@@ -224,13 +236,23 @@ class Images:
         rows : array_like
             Positions, or a mask.
         """
-        chosen = np.arange(len(self))[np.asarray(rows)]
+        chosen = np.atleast_1d(self._locate(rows))
         features = None if self.features is None else self.features[chosen]
         table = self.table.iloc[chosen].reset_index(drop=True)
         return replace(self, table=table, features=features)
 
     def with_view(self, **changes: Any) -> Images:
-        """Return the same images in another view: ``window``, ``channels``, ``scale``, ``size``."""
+        """Return the same images in another view: ``window``, ``channels``, ``scale``, ``size``.
+
+        Raises
+        ------
+        UsageError
+            If there is no such view, or it does not fit the images.
+        """
+        known = [field.name for field in fields(View)]
+        for name in changes:
+            if name not in known:
+                raise UsageError(f"a view has no {name!r}; it has {', '.join(known)}")
         return replace(self, view=replace(self.view, **changes))
 
     def with_features(self, features: npt.NDArray[np.float32]) -> Images:
@@ -262,10 +284,20 @@ class Images:
         codes: Codes = self.source.request(image["array"], np.array([image["row"]]))()[0]
         return codes
 
-    def batches(self, size: int) -> Iterator[Pixels]:
-        """Yield arrays (size, H, W, C) in order, the last one shorter; the next is being read."""
-        for _, batch in self._blocks(np.arange(len(self)), size):
-            yield batch
+    def batches(self, size: int, rows: npt.ArrayLike | None = None) -> Iterator[Pixels]:
+        """Yield arrays (size, H, W, C), the last one shorter; while one is used the next is read.
+
+        Parameters
+        ----------
+        size : int
+            Images a batch.
+        rows : array_like, optional
+            Positions, in the order wanted, or a mask; by default all, in order.
+        """
+        if size < 1:
+            raise UsageError(f"a batch has 1 image or more, such as 32, not {size!r}")
+        chosen = np.arange(len(self)) if rows is None else np.atleast_1d(self._locate(rows))
+        return self._batches(chosen, size)
 
     @property
     def hashes(self) -> npt.NDArray[np.str_]:
@@ -281,92 +313,134 @@ class Images:
         lines = np.concatenate([_as_bytes(fact) for fact in facts], axis=1)
         return np.array([hashlib.sha256(view + line.tobytes()).hexdigest()[:32] for line in lines])
 
-    def to_tf(self, batch_size: int) -> tensorflow.data.Dataset:
-        """Return a ``tf.data.Dataset`` of float32 batches (b, H, W, C), in order."""
-        import tensorflow as tf
+    def to_tf(
+        self,
+        batch_size: int,
+        *,
+        labels: npt.ArrayLike | None = None,
+        shuffle: int | None = None,
+        cache: str | None = None,
+    ) -> tensorflow.data.Dataset | feeds.DeviceBatches:
+        """Return float32 batches (b, H, W, C) for TensorFlow and Keras.
 
-        shape = (None, *self.shape[1:])
-        batches = tf.data.Dataset.from_generator(
-            lambda: self.batches(batch_size), output_signature=tf.TensorSpec(shape, tf.float32)
-        )
-        count = -(-len(self) // batch_size)
-        counted = batches.apply(tf.data.experimental.assert_cardinality(count))
-        return counted.prefetch(tf.data.AUTOTUNE)
+        Parameters
+        ----------
+        batch_size : int
+            Images a batch; the last one may be shorter.
+        labels : array_like, optional
+            One an image, in the images' order; batches are pairs then, as ``fit`` takes them.
+        shuffle : int, optional
+            A seed. The n-th pass over the result has an order that follows from seed and n alone.
+            Without it images come in order. ``fit`` is to be given ``shuffle=False``.
+        cache : str, optional
+            ``"memory"`` holds the stored codes in memory. ``"device"`` holds them where TensorFlow
+            computes, and applies the view there: what is returned is then no ``tf.data.Dataset``,
+            but `feeds.DeviceBatches`, for a loop with ``train_on_batch`` or of one's own.
 
-    def to_torch(self) -> TorchImages:
-        """Return a map-style dataset for ``torch.utils.data.DataLoader``."""
-        return TorchImages(self)
+        Raises
+        ------
+        UsageError
+            If one of them is not as said.
+        """
+        return feeds.feed_tensorflow(self, batch_size, labels, shuffle, cache)
+
+    def to_torch(
+        self, *, labels: npt.ArrayLike | None = None, device: Any = None
+    ) -> feeds.TorchImages:
+        """Return a map-style dataset for ``torch.utils.data.DataLoader``, which shuffles.
+
+        Parameters
+        ----------
+        labels : array_like, optional
+            One an image, in the images' order; items are pairs then.
+        device : str or torch.device, optional
+            Hold the stored codes there, such as on ``"cuda"``, and apply the view there.
+        """
+        return feeds.feed_torch(self, labels, device)
 
     @cached_property
     def _transfers(self) -> tuple[Transfer, ...]:
         return tuple(plan_transfer(self.table, window) for window in self.view.windows)
 
     @cached_property
-    def _places(self) -> tuple[npt.NDArray[np.str_], Rows]:
-        return self.table["array"].to_numpy(dtype=str), self.table["row"].to_numpy(dtype=np.int64)
+    def _places(self) -> tuple[npt.NDArray[np.str_], Rows, Rows]:
+        """The arrays, and for each image which of them it lies in and in which row."""
+        names, kinds = np.unique(self.table["array"].to_numpy(dtype=str), return_inverse=True)
+        return names, kinds, self.table["row"].to_numpy(dtype=np.int64)
 
-    def _blocks(self, rows: Rows, size: int) -> Iterator[tuple[int, Pixels]]:
-        """Yield (start, pixels) for blocks of the rows; while one is mapped the next is read."""
-        starts = range(0, len(rows), size)
-        waiting = [self._request(rows[start : start + size]) for start in starts[:1]]
-        for start in starts:
-            following = start + size
-            if following < len(rows):
-                waiting.append(self._request(rows[following : following + size]))
-            yield start, waiting.pop(0)()
+    def _locate(self, index: Any) -> Rows:
+        """Return positions, counted from the front, as NumPy understands an index of one axis."""
+        if isinstance(index, list | np.ndarray) and not len(index):
+            return np.empty(0, dtype=np.int64)  # NumPy takes an empty array for one of floats
+        rows = np.asarray(np.arange(len(self))[index])
+        if rows.ndim > 1:
+            raise IndexError("images have one axis; give a position, a slice, a list or a mask")
+        return rows
 
-    def _request(self, rows: Rows) -> Callable[[], Pixels]:
-        names, stored = self._places
-        wanted = [(name, np.flatnonzero(names[rows] == name)) for name in np.unique(names[rows])]
-        running = [
-            (where, self.source.request(str(name), stored[rows[where]])) for name, where in wanted
-        ]
+    def _batches(self, rows: Rows, size: int) -> Iterator[Pixels]:
+        for block, fill in self._blocks(rows, size):
+            pixels = np.empty((len(rows[block]), *self.shape[1:]), dtype=np.float32)
+            fill(pixels)
+            yield pixels
 
-        def finish() -> Pixels:
-            pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.float32)
+    def _blocks(self, rows: Rows, size: int) -> Iterator[tuple[slice, Callable[[Pixels], None]]]:
+        """Yield blocks of the rows, and what writes their pixels; meanwhile the next is read."""
+        blocks = [slice(start, start + size) for start in range(0, len(rows), size)]
+        waiting = [self._request(rows[block]) for block in blocks[:1]]
+        for block, following in zip_longest(blocks, blocks[1:]):
+            if following is not None:
+                waiting.append(self._request(rows[following]))
+            yield block, waiting.pop(0)
+
+    def _request(self, rows: Rows) -> Callable[[Pixels], None]:
+        """Start reading images; the result is called to write their pixels."""
+        names, kinds, stored = self._places
+        running = []
+        for kind in np.unique(kinds[rows]):
+            where = np.flatnonzero(kinds[rows] == kind)
+            running.append((where, self.source.request(str(names[kind]), stored[rows[where]])))
+
+        def fill(pixels: Pixels) -> None:
             for where, fetch in running:
-                # One channel is repeated where there are to be three.
-                pixels[where] = self._show(fetch(), rows[where])
-            return pixels
+                for place, code in zip(where, fetch(), strict=True):
+                    self._show(code, rows[place], pixels[place])
 
-        return finish
+        return fill
 
-    def _show(self, codes: Codes, rows: Rows) -> Pixels:
-        if self.view.size and codes.shape[1:3] != self.shape[1:3]:
-            codes = np.stack([resampling.resize(image, self.shape[1:3]) for image in codes])
-        colour = codes.ndim == 4
-        shown = [transfer.apply(codes, rows) for transfer in self._transfers]
-        pixels = shown[0] if colour else np.stack(shown, axis=-1)
-        if colour and self.view.depth == 1:
-            pixels = (pixels @ _LUMA)[..., np.newaxis]
-        low, high = self.view.scale
-        return np.asarray(pixels * np.float32(high - low) + np.float32(low))
+    def _show(self, code: Codes, row: int, out: Pixels) -> None:
+        """Write the pixels of one image: it stays in the processor's cache from step to step."""
+        if code.shape[:2] != out.shape[:2]:
+            code = resampling.resize(code, out.shape[:2])
+        colour, depth = code.ndim == 3, self.view.depth
+        if depth == (3 if colour else 1):
+            self._map(0, code, row, out if colour else out[..., 0])
+        elif colour:
+            plane = np.empty(code.shape, dtype=np.float32)
+            self._transfers[0].show(code, row, plane)
+            out[..., 0] = plane @ _LUMA
+            _stretch(out, self.view.scale)
+        else:
+            plane = np.empty(code.shape, dtype=np.float32)
+            for channel in range(depth):
+                if channel < len(self._transfers):  # one window fills all channels
+                    self._map(channel, code, row, plane)
+                out[..., channel] = plane
+
+    def _map(self, window: int, code: Codes, row: int, out: Pixels) -> None:
+        """Write codes as they look through a window, on the view's scale."""
+        self._transfers[window].show(code, row, out)
+        _stretch(out, self.view.scale)
 
 
-@dataclass(frozen=True)
-class TorchImages:
-    """What ``torch.utils.data.DataLoader`` needs: images as float32 tensors (C, H, W).
-
-    Decoding is parallel already, so ``num_workers=0`` is fast; with workers, start them by
-    ``multiprocessing_context="spawn"``, since threads do not survive a fork.
-    """
-
-    images: Images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        """Return a batch; DataLoader calls it where it is there."""
-        import torch
-
-        batch = np.ascontiguousarray(np.moveaxis(self.images[np.asarray(indices)], -1, 1))
-        return list(torch.from_numpy(batch))
+def _stretch(pixels: Pixels, scale: tuple[float, float]) -> None:
+    """Bring pixels from 0 to 1 to a scale, in place."""
+    low, high = scale
+    if scale != (0, 1):
+        pixels *= np.float32(high - low)
+        pixels += np.float32(low)
 
 
 def _as_bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Return an array (n, ...) as (n, bytes of a row)."""
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+    width = values.itemsize * math.prod(values.shape[1:])
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), width)

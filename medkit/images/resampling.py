@@ -4,10 +4,6 @@ The filter ``"bilinear"`` is Pillow's ``BILINEAR``: half-pixel centres, one tria
 support grows with the reduction, so that every pixel of the source has its share in the result.
 ``"two-tap"`` is the plain bilinear of ``tf.image.resize`` without antialiasing, which looks at two
 pixels per axis and skips the rest. ``"nearest"`` copies values, for label maps and phantoms.
-
-Sums are exact. Weights are whole multiples of 2**-24 that add up to one, and sources of up to 16
-bits are summed in float64 with room to spare, so that neither the processor, the BLAS library nor
-its threads can change a bit of the result.
 """
 
 from __future__ import annotations
@@ -15,25 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from medkit.errors import PixelError, UsageError
-
-Values = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
-
-_WEIGHT_BITS = 24
-_EXACT_BITS = 53  # of a float64
-# Output pixels with less of the image under their filter than this are padding.
-_LEAST_SHARE = 2.0**-10
-# Rows of weights that are multiplied at a time (as measured): fewer where the reduction is large,
-# since a block of weights is then mostly zeros.
-_BLOCK_ROWS = (4, 16)
-_BLOCK_TAPS = 32  # source pixels that a block takes, about
+from medkit.images.filters import Mask, Values, blend, weigh
 
 
 class Spacing(NamedTuple):
@@ -278,19 +262,17 @@ def resample(
     """
     if filter not in FILTERS:
         raise UsageError(f"no filter is named {filter!r}; use one of {', '.join(FILTERS)}")
-    if filter == "nearest" or geometry.is_identity():
-        inside, covered = _pick(values, mask, geometry)
-    else:
-        inside, covered = _blend(values, mask, geometry, FILTERS[filter])
     kind = values.dtype if filter == "nearest" else np.result_type(values.dtype, np.float32)
     left, top, right, bottom = geometry.pad_box
     size = (geometry.rows.output, geometry.columns.output)
     canvas = np.zeros((*size, *values.shape[2:]), kind)
-    canvas[top:bottom, left:right] = inside
     canvas_mask = np.zeros(size, dtype=bool)
-    canvas_mask[top:bottom, left:right] = True if covered is None else covered
-    if covered is not None:
-        canvas[~canvas_mask] = 0
+    inside, covered = canvas[top:bottom, left:right], canvas_mask[top:bottom, left:right]
+    if filter == "nearest" or geometry.is_identity():
+        _pick(values, mask, geometry, inside, covered)
+    else:
+        rows, columns = (weigh(axis, FILTERS[filter]) for axis in (geometry.rows, geometry.columns))
+        blend(values, mask, rows, columns, inside, covered)
     return canvas, canvas_mask
 
 
@@ -300,93 +282,18 @@ def resize(values: Values, size: tuple[int, int], filter: str = "bilinear") -> V
     return resample(values, None, geometry, filter)[0]
 
 
-def _pick(values: Values, mask: Mask | None, geometry: Geometry) -> tuple[Values, Mask | None]:
+def _pick(
+    values: Values, mask: Mask | None, geometry: Geometry, inside: Values, covered: Mask
+) -> None:
     """Copy the source's nearest pixels."""
     where = np.ix_(_nearest(geometry.rows), _nearest(geometry.columns))
-    return values[where], None if mask is None else mask[where]
+    covered[...] = True if mask is None else mask[where]
+    inside[...] = values[where]
+    inside[~covered] = 0
 
 
 def _nearest(axis: Axis) -> npt.NDArray[np.intp]:
     return np.clip(np.floor(axis.centres()), 0, axis.source - 1).astype(np.intp)
-
-
-def _blend(
-    values: Values, mask: Mask | None, geometry: Geometry, antialiased: bool
-) -> tuple[Values, Mask | None]:
-    """Weigh the source's pixels."""
-    if mask is None or mask.all():
-        return _filter(values, geometry, antialiased), None
-    inside = _filter(np.where(_spread(mask, values), values, 0), geometry, antialiased)
-    share = _filter(mask.view(np.uint8), geometry, antialiased)
-    covered = share >= _LEAST_SHARE
-    # Exactly one where no padding is near, so that those pixels are as without a mask.
-    inside /= _spread(np.where(covered, share, 1), inside)
-    return inside, covered
-
-
-def _spread(mask: Values, values: Values) -> Values:
-    """Return a mask (H, W) in the shape that goes with values."""
-    return mask if values.ndim == 2 else mask[..., np.newaxis]
-
-
-def _filter(values: Values, geometry: Geometry, antialiased: bool) -> Values:
-    """Return the weighted sums inside the pad box, float64."""
-    if values.ndim == 3:
-        channels = [
-            _filter(channel, geometry, antialiased) for channel in np.moveaxis(values, -1, 0)
-        ]
-        return np.stack(channels, axis=-1)
-    rows, columns = geometry.rows, geometry.columns
-    tall = np.empty((rows.stop - rows.first, columns.source))
-    for here, there, weights in _weigh(rows, antialiased):
-        np.matmul(weights, values[there].astype(np.float64), out=tall[here])
-    _round_for_exactness(tall, values.dtype)
-    inside = np.empty((len(tall), columns.stop - columns.first))
-    for here, there, weights in _weigh(columns, antialiased):
-        inside[:, here] = tall[:, there] @ weights.T
-    return inside
-
-
-def _round_for_exactness(sums: Values, source: np.dtype[Any]) -> None:
-    """Drop the lowest bits of the first axis's sums, so that those of the second are exact.
-
-    What is dropped is below 2**-29 of the type's range.
-    """
-    if source.kind in "iu" and source.itemsize <= 2:
-        unit = 2.0 ** (_EXACT_BITS - _WEIGHT_BITS - 8 * source.itemsize)
-        sums *= unit
-        np.rint(sums, out=sums)
-        sums /= unit
-
-
-@lru_cache(maxsize=128)
-def _weigh(axis: Axis, antialiased: bool) -> list[tuple[slice, slice, npt.NDArray[np.float64]]]:
-    """Return output pixels (counted from the pad box), source pixels, and weights, in blocks.
-
-    Pillow's rule (``precompute_coeffs`` in its Resample.c): pixel centres at halves, the triangle
-    cut at the edges of the source and the rest scaled to add up to one.
-    """
-    radius = max(axis.scale, 1.0) if antialiased else 1.0
-    centres = axis.centres()
-    begin = np.maximum(np.floor(centres - radius + 0.5), 0).astype(int)
-    end = np.minimum(np.floor(centres + radius + 0.5), axis.source).astype(int)
-    step = int(np.clip(_BLOCK_TAPS / axis.scale, *_BLOCK_ROWS))
-    blocks = []
-    for low in range(0, len(centres), step):
-        here = slice(low, low + step)
-        there = slice(int(begin[here].min()), int(end[here].max()))
-        distances = np.arange(there.start, there.stop) + 0.5 - centres[here, np.newaxis]
-        blocks.append((here, there, _quantise(np.maximum(1 - np.abs(distances) / radius, 0))))
-    return blocks
-
-
-def _quantise(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return each row as multiples of a unit that add up to exactly one."""
-    unit = 2**_WEIGHT_BITS
-    whole = np.rint(weights / weights.sum(axis=1, keepdims=True) * unit)
-    # What rounding left over goes to the largest weight, where it matters least.
-    whole[np.arange(len(whole)), whole.argmax(axis=1)] += unit - whole.sum(axis=1)
-    return np.asarray(whole / unit)
 
 
 # Whether the triangle grows with the reduction; nearest has none.

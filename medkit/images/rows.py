@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import pandas as pd
 
 from medkit.errors import PixelError, SourceError
@@ -23,9 +22,8 @@ PICTURES = ("png", "jpeg", "tiff", "bmp")
 def read_column(row: Row, name: str, default: Any = None) -> Any:
     """Return a value of a row, or the default where it is missing or null."""
     value = row.get(name)
-    if value is None or (np.ndim(value) == 0 and pd.isna(value)):
-        return default
-    return value
+    missing = value is None or value is pd.NA or (isinstance(value, float) and value != value)
+    return default if missing else value
 
 
 def is_grey(row: Row) -> bool:

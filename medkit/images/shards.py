@@ -7,10 +7,11 @@ Whoever finds a sidecar whose shard has the hash it names leaves that shard alon
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ import numpy.typing as npt
 
 from medkit import workspace
 from medkit.errors import ImageSetError, PixelError, WorkspaceError
-from medkit.images import arrays, pixels, resampling
+from medkit.images import arrays, pixels, planes, resampling
+from medkit.images.rows import Row, read_column
 
 if TYPE_CHECKING:
     from medkit.images.normalisation import Recipe
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 # What a sidecar says of a frame: the columns of the set's table, or a refusal's code and detail.
 Entry = dict[str, Any]
 Codes = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+Members = Mapping[str, Sequence[Row]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class ShardTask:
         From row of the array to row of the catalog.
     recipe : Recipe
         How to normalise them.
+    members : mapping of str to list of mapping
+        The slices of the volumes that derived images are made of; see `selection`.
     condemned : frozenset of int
         Rows whose frames are refused untried: they end the process that decodes them.
     """
@@ -53,8 +59,9 @@ class ShardTask:
     work: Path
     layout: arrays.Layout
     shard: int
-    frames: Mapping[int, Mapping[str, Any]]
+    frames: Mapping[int, Row]
     recipe: Recipe
+    members: Members = field(default_factory=dict)
     condemned: frozenset[int] = frozenset()
 
     @property
@@ -79,25 +86,22 @@ def build_shard(task: ShardTask) -> None:
     if _is_built(task):
         return
     entries: list[Entry] = []
-    landed: list[tuple[int, Codes, str]] = []
+    rows: list[int] = []
+    shard = np.empty((len(task.frames), *task.layout.image_shape), task.layout.dtype)
     for row, frame in task.frames.items():
         entry, codes = _try(task, row, frame)
         entries.append({"row": row, **entry})
         if codes is not None:
-            landed.append((row, codes, entry["pixels_sha256"]))
-    digest = _store(task, landed)
-    workspace.write_json(task.sidecar, {"sha256": digest, "frames": entries})
+            shard[len(rows)] = codes
+            rows.append(row)
+    digest = _store(task, np.array(rows), shard[: len(rows)])
+    with workspace.write_beside(task.sidecar) as beside:
+        beside.write_text(json.dumps({"sha256": digest, "frames": entries}))
 
 
-def try_frame(item: tuple[int, Mapping[str, Any], Recipe]) -> None:
-    """Normalise the frame of (row, frame, recipe) for nothing but to see the process survive."""
-    normalise_frame(item[1], item[2])
-
-
-def read_entries(task: ShardTask) -> list[Entry]:
-    """Return what the sidecar of a finished shard says: an entry a frame, with its row."""
-    entries: list[Entry] = workspace.read_json(task.sidecar)["frames"]
-    return entries
+def try_frame(item: tuple[int, Row, Recipe, Members]) -> None:
+    """Normalise the frame of (row, frame, recipe, members) only to see the process survive."""
+    normalise_frame(*item[1:])
 
 
 def refuse(code: str, detail: str) -> Entry:
@@ -105,10 +109,12 @@ def refuse(code: str, detail: str) -> Entry:
     return {"code": code, "detail": detail}
 
 
-def normalise_frame(row: Mapping[str, Any], recipe: Recipe) -> tuple[Entry, Codes | None]:
+def normalise_frame(
+    row: Row, recipe: Recipe, members: Members | None = None
+) -> tuple[Entry, Codes | None]:
     """Return an image's columns and its codes, or a refusal and None; nothing is raised."""
     try:
-        return _normalise(row, recipe)
+        return _normalise(_read(row, members or {}), recipe)
     except PixelError as error:
         return refuse(error.code, error.detail), None
     except Exception as error:
@@ -117,8 +123,12 @@ def normalise_frame(row: Mapping[str, Any], recipe: Recipe) -> tuple[Entry, Code
         return refuse("internal-error", type(error).__name__), None
 
 
-def _normalise(row: Mapping[str, Any], recipe: Recipe) -> tuple[Entry, Codes]:
-    frame = pixels.read_frame(row)
+def _read(row: Row, members: Members) -> pixels.Frame:
+    volume = read_column(row, "members")
+    return pixels.read_frame(row) if volume is None else planes.read_plane(row, members[volume])
+
+
+def _normalise(frame: pixels.Frame, recipe: Recipe) -> tuple[Entry, Codes]:
     rows, columns = frame.values.shape[:2]
     geometry = resampling.plan_geometry(
         rows, columns, frame.spacing, recipe.size, recipe.geometry, recipe.mm
@@ -138,7 +148,7 @@ def _normalise(row: Mapping[str, Any], recipe: Recipe) -> tuple[Entry, Codes]:
         "WindowCenter": frame.WindowCenter,
         "WindowWidth": frame.WindowWidth,
         "fill_value": frame.fill,
-        "padding_share": 1 - float(mask.mean()),
+        "padding_share": 1 - np.count_nonzero(mask) / mask.size,
     }
     entry |= {name: _finite(number) for name, number in numbers.items()}
     entry["affine"], entry["pad_box"] = list(geometry.affine), list(geometry.pad_box)
@@ -151,10 +161,10 @@ def _finite(number: float | None) -> float | None:
     return None if number is None or not math.isfinite(number) else float(number)
 
 
-def _try(task: ShardTask, row: int, frame: Mapping[str, Any]) -> tuple[Entry, Codes | None]:
+def _try(task: ShardTask, row: int, frame: Row) -> tuple[Entry, Codes | None]:
     if row in task.condemned:
         return refuse("decoder-died", "it ended the process that decoded it"), None
-    return normalise_frame(frame, task.recipe)
+    return normalise_frame(frame, task.recipe, task.members)
 
 
 def _is_built(task: ShardTask) -> bool:
@@ -165,24 +175,25 @@ def _is_built(task: ShardTask) -> bool:
         return False
 
 
-def _store(task: ShardTask, landed: list[tuple[int, Codes, str]]) -> str | None:
+def _store(task: ShardTask, rows: Rows, codes: Codes) -> str | None:
     """Put the images into the set, and return the hash of their file; None without any."""
-    if not landed:
+    if not len(rows):
         task.target.unlink(missing_ok=True)  # of a try that died after it was moved
         return None
     try:
-        return _write(task, landed)
+        return _write(task, rows, codes)
     except (OSError, ValueError) as error:  # tensorstore raises ValueError for a full disk too
         raise ImageSetError(f"the shard {task.target} cannot be written: {error}") from error
 
 
-def _write(task: ShardTask, landed: list[tuple[int, Codes, str]]) -> str:
+def _write(task: ShardTask, rows: Rows, codes: Codes) -> str:
     """Write the images in the work folder, read them back, move the file; return its hash."""
-    rows, codes, hashes = zip(*landed, strict=True)
     beside = task.work / f"{task.layout.name}-{task.shard}"
-    arrays.write_rows(arrays.create_array(beside, task.layout), np.array(rows), np.stack(codes))
-    read = arrays.open_array(beside)[np.array(rows)].read().result()
-    if [pixels.hash_values(image) for image in read] != list(hashes):
+    arrays.write_rows(arrays.create_array(beside, task.layout), rows, codes)
+    read = arrays.open_array(beside)[rows].read().result()
+    # As bytes, since NaN equals nothing; one by one, since what is compared stays in the cache.
+    pairs = zip(read.view(np.uint8), codes.view(np.uint8), strict=True)
+    if not all(np.array_equal(*pair) for pair in pairs):
         raise ImageSetError(
             f"the shard {task.target} does not read back as it was written; check that disk"
         )

@@ -39,6 +39,7 @@ def find_sharing(table: pd.DataFrame) -> Sharing:
         The columns ``image``, ``person``, ``source_sha256`` and ``constant`` of a set's table.
     """
     known = table.dropna(subset="person")
+    known = known[known.duplicated("source_sha256", keep=False)]  # few, of many
     persons_of = known.groupby("source_sha256")["person"].nunique()
     shared = known[known["source_sha256"].isin(persons_of.index[persons_of > 1])]
     joined, listed = [], []

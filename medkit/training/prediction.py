@@ -23,6 +23,7 @@ from medkit.cohort.folds import join_labels
 from medkit.engine import Progress, silent
 from medkit.errors import CohortError, TrainingError, UsageError
 from medkit.images.imageset import ImageSet
+from medkit.images.soundness import check_set
 from medkit.plugins import find_trainer
 from medkit.statistics.intervals import summarise
 from medkit.training.child import Event, follow_child
@@ -121,6 +122,8 @@ def evaluate(
         If the run is not finished, or the name belongs to another evaluation.
     CohortError
         If the run was trained on persons or pictures of this set.
+    ImageSetError
+        If a byte of the set is not as it was written.
     TrainingError
         If a model is damaged, or the child process failed.
     """
@@ -202,14 +205,17 @@ def _count_overlap(run: Path, images: pd.DataFrame) -> dict[str, int]:
     """Count the images of persons or pictures that the run was trained on, and their persons."""
     trained = pd.read_parquet(run / "cohort.parquet")
     pictures = trained[~trained["constant"].astype(bool)]
-    seen = np.zeros(len(images), dtype=bool)
-    for known, columns in (
-        (trained, ("person", "split_group")),
-        (pictures, ("source_sha256", "pixels_sha256")),
-    ):
-        for column in columns:
-            seen |= images[column].isin(known[column].dropna()).to_numpy(bool)
+    known = _is_among(images, trained, "person", "split_group")
+    # With them are those whom pictures that came later have joined with them.
+    seen = known | images["split_group"].isin(images.loc[known, "split_group"].dropna())
+    seen |= _is_among(images, pictures, "source_sha256", "pixels_sha256")
     return {"images": int(seen.sum()), "persons": int(images.loc[seen, "split_group"].nunique())}
+
+
+def _is_among(images: pd.DataFrame, others: pd.DataFrame, *columns: str) -> pd.Series[bool]:
+    """Say which images have a value of one of these columns in common with any of the others."""
+    common = {column: images[column].isin(others[column].dropna()) for column in columns}
+    return pd.DataFrame(common, dtype=bool).any(axis=1)
 
 
 def _apply(
@@ -223,6 +229,7 @@ def _apply(
     if earlier is not None and earlier["status"] == "done":
         return Applied(folder, earlier, _read_metrics(folder), repeated=True)
     began = time.monotonic()
+    check_set(order.image_set, progress)
     write_json(folder / "evaluation.json", record)
     _run_models(order, record, folder, progress)
     _conclude(order, folder)

@@ -41,7 +41,7 @@ def find_earlier(
     if different:
         raise UsageError(
             f"{path.parent.name!r} was made with other arguments: {'; '.join(different)}. Give "
-            "another --name, or those arguments to go on with it."
+            "another --name, or, if they can be had again, those arguments to go on with it."
         )
     return earlier
 

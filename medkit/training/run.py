@@ -29,6 +29,7 @@ from medkit.cohort.leaks import check_leaks
 from medkit.cohort.preparation import Prepared, prepare_folds
 from medkit.engine import Progress, silent
 from medkit.errors import MedkitError, TrainingError, UsageError
+from medkit.images.soundness import check_set
 from medkit.plugins import TrainerEntry, find_trainer, load_trainer
 from medkit.statistics.intervals import choose_positive, summarise
 from medkit.training.child import follow_child
@@ -144,6 +145,8 @@ def train(
         If the plugin is missing or broken.
     CohortError
         If folds cannot be made, or leaks stand.
+    ImageSetError
+        If a byte of the set is not as it was written; all are read before anything is fitted.
     TrainingError
         If a fold failed; the others are kept.
     """
@@ -165,6 +168,7 @@ def train(
     course = Course(folder, _resume(folder, record), progress)
     repeated = course.record["status"] == "done"
     if not repeated:
+        check_set(prepared.image_set, progress)
         _follow(course, trainer, workspace, prepared, environment)
     return Finished(folder, course.record, read_json(folder / "metrics.json"), repeated)
 
