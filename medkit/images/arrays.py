@@ -117,7 +117,7 @@ def shard_rows(array: Any, shard: int) -> range:
 def _spec(folder: Path) -> dict[str, Any]:
     return {
         "driver": "zarr3",
-        # Whoever moves a finished file into its place syncs it; twice is for nothing.
+        # Whoever stages a set syncs its files, when they are all there.
         "kvstore": {"driver": "file", "path": folder.as_posix(), "file_io_sync": False},
         # An image of zeros is an image. So a row that is not there was refused, or a shard is
         # lost: reading it must fail, not give a black picture.

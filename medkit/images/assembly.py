@@ -134,6 +134,10 @@ def stage_set(
         What it is to say of where the set comes from; ``selected`` and ``versions`` among them.
     """
     staged = folder / PARTIAL / STAGED
+    for path in sorted(
+        {staged / path for path in shards} | {(staged / path).parent for path in shards}
+    ):
+        workspace.sync(path)
     # Who was there keeps the number, the row and the pixels; who is new comes behind.
     parts = [
         (standing.results, np.arange(len(standing.results))),

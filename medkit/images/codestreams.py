@@ -181,7 +181,7 @@ def _check_end(data: bytes, begin: bytes) -> None:
 
     Neither marker can occur within compressed data, and what follows the end is padding.
     """
-    if data.rfind(_END) < data.rfind(begin):
+    if data.find(begin, max(0, data.rfind(_END))) >= 0:
         raise PixelError("pixel-length", f"the codestream of {len(data)} bytes has no end")
 
 

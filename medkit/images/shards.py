@@ -2,7 +2,9 @@
 
 A shard is made whole or not at all: its images are decoded, resampled and written into the work
 folder, read back and compared by hash, moved into the set, and only then described in a sidecar.
-Whoever finds a sidecar whose shard has the hash it names leaves that shard alone.
+Whoever finds a sidecar whose shard has the hash it names leaves that shard alone. Nothing
+is synced here, since a shard that a power cut took does not have that hash: `assembly` syncs all of
+them at once.
 """
 
 from __future__ import annotations
@@ -95,8 +97,9 @@ def build_shard(task: ShardTask) -> None:
             shard[len(rows)] = codes
             rows.append(row)
     digest = _store(task, np.array(rows), shard[: len(rows)])
-    with workspace.write_beside(task.sidecar) as beside:
-        beside.write_text(json.dumps({"sha256": digest, "frames": entries}))
+    beside = task.sidecar.with_suffix(".part")
+    beside.write_text(json.dumps({"sha256": digest, "frames": entries}))
+    beside.replace(task.sidecar)
 
 
 def try_frame(item: tuple[int, Row, Recipe, Members]) -> None:
@@ -200,6 +203,6 @@ def _write(task: ShardTask, rows: Rows, codes: Codes) -> str:
     file = beside / task.layout.shard_path(task.shard)
     digest = workspace.hash_file(file)
     task.target.parent.mkdir(parents=True, exist_ok=True)
-    workspace.move_into_place(file, task.target)
+    file.replace(task.target)
     shutil.rmtree(beside)
     return digest
