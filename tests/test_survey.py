@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -43,6 +43,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 @given(st.lists(arrays(np.float64, 5, elements=FINITE), min_size=1, max_size=6))
+@example([np.zeros(5), np.full(5, 2.0**-126)])
 def test_a_tally_is_the_same_in_any_order_and_loses_nothing(images: list[np.ndarray]) -> None:
     forth, back, halves = Tally(), Tally(), [Tally(), Tally()]
     for number, image in enumerate(images):
@@ -60,6 +61,14 @@ def test_a_tally_is_the_same_in_any_order_and_loses_nothing(images: list[np.ndar
     middle = forth.counted().percentiles([0.5])[0]
     assert abs(middle - everything[(len(everything) + 1) // 2 - 1]) <= width
     assert (forth.low, forth.high) == (everything[0], everything[-1])
+
+
+def test_zeros_alone_can_be_drawn() -> None:
+    tally = Tally()
+    tally.add(counted(np.zeros(4)))
+    edges = cut_bins(tally, 0, 0)
+    assert (np.diff(edges) > 0).all()
+    assert edges[0] < 0 < edges[-1]
 
 
 def test_whole_numbers_stay_whole() -> None:

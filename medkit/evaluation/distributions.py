@@ -79,7 +79,7 @@ def describe_group(
             for name, tally in [(_EVERY_IMAGE, pooled), *(lines.items() if split else ())]
         ],
         "shares": [f"{100 * share:g}\u202f%" for share in _SHARES],
-        "width": spell_value(math.ldexp(1, pooled.exponent)),
+        "width": spell_value(pooled.width),
     }
 
 
@@ -173,7 +173,7 @@ def cut_bins(pooled: Tally, level: float, step: float) -> Floats:
         one more.
     """
     low, high = (float(end) for end in pooled.counted().percentiles((_TAIL, 1 - _TAIL)))
-    step = step or math.ldexp(1, pooled.exponent)
+    step = step or pooled.width
     across = max(high - low, step)
     width = step * math.ceil(across * 1.06 / _BINS / step)
     start = level - step / 2

@@ -6,6 +6,7 @@ luma of their three channels. What lies outside an image, and the padding inside
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +28,7 @@ Codes = npt.NDArray[Any]
 
 _BINS = 1 << 16  # of a tally: half a megabyte
 _DEEPEST = 50  # bits below the greatest value that a float64 tells apart
+_FINEST = -1100  # an exponent below that of any float64: zeros alone ask for no more
 _BLOCK_BYTES = 32 << 20
 # Tukey, Exploratory Data Analysis (1977): beyond these many interquartile ranges is far out.
 _FAR_OUT = 3.0
@@ -76,11 +78,16 @@ class Tally:
     counts : ndarray of int64
     """
 
-    exponent: int = -1100
+    exponent: int = _FINEST
     first: int = 0
     counts: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
     low: float = np.inf
     high: float = -np.inf
+
+    @property
+    def width(self) -> float:
+        """How wide a bin is; where all values are zero, how wide it is drawn."""
+        return math.ldexp(1, -_DEEPEST if self.exponent == _FINEST else self.exponent)
 
     def add(self, counted: Counted) -> None:
         """Count more values; they are finite."""
@@ -137,7 +144,7 @@ class Tally:
 def _find_exponent(low: float, high: float) -> int:
     """Return the least exponent with which all values have a bin; it only grows with the range."""
     greatest = max(abs(low), abs(high))
-    deepest = int(np.frexp(greatest)[1]) - _DEEPEST if greatest > 0 else -_DEEPEST
+    deepest = int(np.frexp(greatest)[1]) - _DEEPEST if greatest > 0 else _FINEST
     # With 18 bits below the range there are 131,072 bins or more.
     exponent = max(deepest, int(np.frexp(high - low)[1]) - 18) if high > low else deepest
     while np.floor(np.ldexp(high, -exponent)) - np.floor(np.ldexp(low, -exponent)) >= _BINS:
