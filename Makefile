@@ -20,6 +20,7 @@ check: $(VENV)/test-installed
 soak: $(VENV)/test-installed
 	MEDKIT_KILLS=50 $(VENV)/bin/python -m pytest tests/test_kills.py -v -k "normalise or append"
 	MEDKIT_KILLS=20 $(VENV)/bin/python -m pytest tests/test_kills.py -v -m "soak or not soak" -k "not normalise and not append"
+	$(VENV)/bin/python -m pytest tests/test_cli_predict.py -v -m soak
 
 bench: $(VENV)/test-installed
 	for script in $(filter-out benchmarks/trees.py,$(wildcard benchmarks/*.py)); do \
@@ -31,10 +32,12 @@ fuzz: $(VENV)/test-installed
 	$(VENV)/bin/python -m pip install -q atheris
 	NUMBA_DISABLE_JIT=1 $(VENV)/bin/python fuzz/headers.py $(FUZZ_CORPUS) -max_total_time=1200 -timeout=10
 
-# The trainers without TensorFlow, on the other two backends of Keras.
-backends: $(VENV)-backends/installed
-	KERAS_BACKEND=jax $(VENV)-backends/bin/python -m pytest plugins
-	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest plugins
+# The trainers without TensorFlow, on the other two backends of Keras; then all three compared.
+# TensorFlow lies beside the environment, so that nothing finds it that is not shown the way.
+backends: $(VENV)-backends/tensorflow/installed
+	KERAS_BACKEND=jax $(VENV)-backends/bin/python -m pytest plugins -m "not backends"
+	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest plugins -m "not backends"
+	PYTHONPATH=$(VENV)-backends/tensorflow $(VENV)-backends/bin/python -m pytest plugins -m backends
 
 clean:
 	rm -rf $(VENV) $(VENV)-backends demo-workspace build dist
@@ -54,4 +57,9 @@ $(VENV)-backends/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)-backends
 	$(VENV)-backends/bin/python -m pip install -q -c constraints.txt -e ".[test]" \
 	  $(foreach name,softmax cnn inception,-e plugins/medkit-$(name)) jax torch==2.13.0
+	touch $@
+
+$(VENV)-backends/tensorflow/installed: $(VENV)-backends/installed
+	$(VENV)-backends/bin/python -m pip install -q -c constraints.txt \
+	  --target $(VENV)-backends/tensorflow --upgrade "tensorflow>=2.20,<2.22"
 	touch $@

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,13 +70,15 @@ print(json.dumps(found))
 _PROBES = {
     "tensorflow": """
 import tensorflow as backend
-gpus = [device.name for device in backend.config.list_physical_devices("GPU")]
+about = backend.config.experimental.get_device_details
+devices = backend.config.list_physical_devices("GPU")
+gpus = [about(device).get("device_name", device.name) for device in devices]
 built = backend.test.is_built_with_cuda()
 """,
     "jax": """
 import importlib.util
 import jax as backend
-gpus = [str(device) for device in backend.devices() if device.platform != "cpu"]
+gpus = [device.device_kind for device in backend.devices() if device.platform != "cpu"]
 built = any(importlib.util.find_spec(f"jax_cuda{number}_plugin") for number in (12, 13))
 """,
     "torch": """
@@ -182,11 +185,7 @@ def check_backend(backend: str) -> Iterator[Finding]:
         yield Finding("Keras", NOTE, f"{missing} is not installed; some trainers need it")
         return
     try:
-        facts, log = _probe(
-            _PROBE_KERAS.format(probe=_PROBES[backend]),
-            KERAS_BACKEND=backend,
-            TF_CPP_MIN_LOG_LEVEL="0",
-        )
+        facts, why = _ask_backend(backend)
     except _PROBE_ERRORS as error:
         yield Finding("Keras", PROBLEM, f"does not start with {backend}: {error}")
         return
@@ -194,8 +193,38 @@ def check_backend(backend: str) -> Iterator[Finding]:
     if facts["gpus"]:
         yield Finding("GPU", OK, ", ".join(facts["gpus"]))
     else:
-        why = explain_missing_gpu(backend, facts["built"], log, _has_driver(), os.environ)
         yield Finding("GPU", NOTE, f"none, training uses the processors: {why}")
+
+
+@cache
+def look_for_gpus(backend: str) -> tuple[list[str], str]:
+    """Return the names of the GPUs that a backend sees, and why it sees none.
+
+    Parameters
+    ----------
+    backend : str
+        Of Keras, or ``"none"``. It is asked in a process of its own, once.
+    """
+    if backend not in _PROBES or find_spec("keras") is None:
+        return [], "Keras with TensorFlow, JAX or PyTorch is not installed"
+    try:
+        facts, why = _ask_backend(backend)
+    except _PROBE_ERRORS as error:
+        return [], f"Keras does not start with {backend}: {error}"
+    return facts["gpus"], why
+
+
+def _ask_backend(backend: str) -> tuple[dict[str, Any], str]:
+    """Return what a backend says of itself, and why it sees no GPU if it sees none."""
+    facts, log = _probe(
+        _PROBE_KERAS.format(probe=_PROBES[backend]),
+        KERAS_BACKEND=backend,
+        TF_CPP_MIN_LOG_LEVEL="0",
+        XLA_PYTHON_CLIENT_PREALLOCATE="false",  # others may be at work on the same card
+    )
+    if facts["gpus"]:
+        return facts, ""
+    return facts, explain_missing_gpu(backend, facts["built"], log, _has_driver(), os.environ)
 
 
 def explain_missing_gpu(

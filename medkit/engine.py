@@ -20,7 +20,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -28,8 +28,17 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qs
 
 from medkit.errors import UsageError
+
+# Seconds in which the workers of a Dask scheduler answer, if it has any.
+WORKER_SECONDS = 30
+_JOBS = 5
+_SLURM_OPTIONS = (
+    *("queue", "account", "walltime", "cores", "memory", "gpus", "jobs", "directive"),
+    *("interface", "log_directory", "local_directory"),
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -94,7 +103,7 @@ def map_items(
         Taken lazily: only a few more than there are workers are in hand at a time. No process
         is started before there is one.
     engine : str
-        ``"local"`` for processes here, ``"dask://host:port"`` for the workers of a Dask cluster.
+        ``"local"`` for processes here, or what `open_cluster` takes.
     workers : int, optional
         Processes to use here; by default the processors at hand. ``0`` runs in this process.
     limit : callable, optional
@@ -281,19 +290,9 @@ def _begin_work() -> None:
 def _map_dask(
     function: Callable[[Item], Result], items: Iterable[Item], engine: str
 ) -> Iterator[Outcome[Item, Result]]:
-    scheme, _, address = engine.partition("://")
-    if scheme != "dask" or not address:
-        raise UsageError(
-            f"unknown engine {engine!r}; use 'local', or 'dask://host:8786' for a Dask scheduler"
-        )
-    try:
+    with open_cluster(engine) as client, client.as_current():
         import distributed
-    except ImportError:
-        raise UsageError("Dask is not installed; install medkit[dask]") from None
-    with (
-        distributed.Client(address, set_as_default=False) as client,  # type: ignore[no-untyped-call]
-        client.as_current(),
-    ):
+
         waiting = iter(items)
         limit = 2 * max(1, len(client.nthreads()))
         futures: dict[Any, Item] = {}
@@ -314,3 +313,111 @@ def _dask_outcome(item: Item, future: Any) -> Outcome[Item, Result]:
         return Outcome(item, future.result())
     except KilledWorker as error:
         return Outcome(item, Died(str(error)))
+
+
+@contextmanager
+def open_cluster(engine: str) -> Iterator[Any]:
+    """Yield a client of the Dask cluster that an engine names.
+
+    Parameters
+    ----------
+    engine : str
+        ``"dask://host:port"`` of a scheduler, or ``"slurm"`` for jobs that dask-jobqueue submits
+        and that end with this: ``"slurm?queue=gpu&walltime=02:00:00&cores=8&memory=32GB&gpus=1"``.
+        Where an option is not given, Dask's own configuration (``jobqueue.slurm``) has it.
+
+    Raises
+    ------
+    UsageError
+        If it is none of these, Dask is not installed, or no worker answers.
+    """
+    scheme, _, address = engine.partition("://")
+    slurm = engine.partition("?")[0] == "slurm"
+    if not slurm and (scheme != "dask" or not address):
+        raise UsageError(
+            f"unknown engine {engine!r}; use 'local', 'dask://host:8786' for a Dask scheduler, "
+            "or 'slurm?queue=NAME&cores=8&memory=32GB' for jobs of SLURM"
+        )
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError("Dask is not installed; install medkit[dask]") from None
+    with (
+        open_slurm(engine) if slurm else nullcontext(address) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
+    ):
+        try:
+            # A job can stand in a queue for hours; workers of a scheduler are there, or are not.
+            client.wait_for_workers(1, timeout=None if slurm else WORKER_SECONDS)
+        except TimeoutError:
+            raise UsageError(f"the Dask scheduler {address} has no workers; start some") from None
+        yield client
+
+
+def open_slurm(engine: str) -> Any:
+    """Return a cluster whose workers are jobs of SLURM, one worker a job.
+
+    Parameters
+    ----------
+    engine : str
+        As `open_cluster` takes it. ``jobs`` says how many, 5 by default; ``gpus`` how many each
+        has; ``directive`` adds a line of ``#SBATCH`` and may be repeated; ``queue``, ``account``,
+        ``walltime``, ``cores``, ``memory``, ``interface``, ``log_directory`` and
+        ``local_directory`` are dask-jobqueue's.
+
+    Raises
+    ------
+    UsageError
+        If an option is unknown or missing, or dask-jobqueue is not installed.
+    """
+    options = _read_options(engine.partition("?")[2])
+    try:
+        import dask
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError:
+        raise UsageError("dask-jobqueue is not installed; install medkit[slurm]") from None
+    jobs, gpus = _take_count(options, "jobs", _JOBS), _take_count(options, "gpus")
+    directives = [*options.pop("directive", []), *([f"--gres=gpu:{gpus}"] if gpus else [])]
+    cores = _take_count(options, "cores")
+    given: dict[str, Any] = {name: values[-1] for name, values in options.items()}
+    if cores:
+        given["cores"] = cores
+    if directives:
+        given["job_extra_directives"] = directives
+    # Asked here: a cluster that cannot be made complains once more when it is forgotten.
+    needed = ("cores", "memory")
+    if lacking := [name for name in needed if not given.get(name, _configured(dask, name))]:
+        raise UsageError(
+            f"the engine {engine!r} does not say {' and '.join(lacking)} of a job, nor does "
+            "jobqueue.slurm in Dask's configuration; say 'slurm?cores=8&memory=32GB'"
+        )
+    try:
+        cluster = SLURMCluster(processes=1, job_name="medkit", **given)
+    except ValueError as error:
+        raise UsageError(f"SLURM cannot be asked for {engine!r}: {error}") from None
+    cluster.scale(jobs=jobs)  # type: ignore[no-untyped-call]
+    return cluster
+
+
+def _configured(dask: Any, name: str) -> Any:
+    return dask.config.get(f"jobqueue.slurm.{name}", None)
+
+
+def _read_options(text: str) -> dict[str, list[str]]:
+    try:
+        options = parse_qs(text, strict_parsing=bool(text), keep_blank_values=True)
+    except ValueError as error:
+        raise UsageError(f"options of an engine are name=value with & between: {error}") from None
+    if unknown := sorted({*options} - {*_SLURM_OPTIONS}):
+        raise UsageError(
+            f"unknown option {unknown[0]!r} of the engine slurm; use {', '.join(_SLURM_OPTIONS)}"
+        )
+    return options
+
+
+def _take_count(options: dict[str, list[str]], name: str, default: int = 0) -> int:
+    """Take a number out of the options."""
+    value = options.pop(name, [str(default)])[-1]
+    if not value.isdecimal():
+        raise UsageError(f"{name} of the engine slurm is a whole number, such as 2, not {value!r}")
+    return int(value)

@@ -18,12 +18,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import from its own place and from places to the left of it.
 ORDER = [
     {"errors", "text", "hookspecs", "plugins"},
-    {"workspace", "engine", "diagnosis"},
+    {"workspace", "engine", "diagnosis", "delivery"},
     {"statistics"},
     {"sources"},
     {"catalog"},
     {"images"},
     {"cohort"},
+    {"networks"},
     {"training"},
     {"evaluation"},
     {"testing"},
@@ -40,18 +41,32 @@ HOMES = {
     "zarr": set[str](),
     "distributed": {"engine"},
     "dask": {"engine"},
+    "dask_jobqueue": {"engine"},
+    "tensorboard": {"training/tracking"},
+    "mlflow": {"training/tracking"},
     "filelock": {"workspace"},
     "pooch": {"sources/https"},
     "jinja2": {"evaluation/report"},
     "PIL": {"evaluation/sheets"},
     "SimpleITK": {"images/planes"},
-    "tensorflow": {"images/feeds", "images/exports/shards"},
-    "torch": {"images/feeds"},
-    "keras": set[str](),
+    "tensorflow": {
+        "images/feeds",
+        "images/exports/shards",
+        "networks/hardware",
+        "training/exports/runtimes",
+    },
+    "onnxruntime": {"training/exports/runtimes"},
+    "ai_edge_litert": {"training/exports/runtimes"},
+    "torch": {"images/feeds", "networks/hardware"},
+    "jax": {"networks/hardware"},
+    "keras": {"networks/hardware"},
+    "h5py": {"networks/weightfile"},
 }
 
 # Imported by no module of medkit while it is itself imported.
-INSIDE_FUNCTIONS = {"tensorflow", "keras", "torch", "SimpleITK", "sklearn", "matplotlib"}
+INSIDE_FUNCTIONS = {
+    "tensorflow", "keras", "torch", "jax", "h5py", "SimpleITK", "sklearn", "matplotlib"
+}  # fmt: skip
 HEAVY = INSIDE_FUNCTIONS | {
     "pandas", "pydicom", "zarr", "numpy", "numba", "duckdb", "pyarrow", "fsspec"
 }  # fmt: skip

@@ -99,6 +99,60 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_is_resumed_by_name_alone_and_contradictions_are_refused(
+    cli: Cli, root: Path
+) -> None:
+    broken = cli(*TRAIN, "--plugin", "centroid", "--name", "broken", FAKE_FAULT="raise:1")
+    assert broken.exit_code == 1
+    assert "centroid: 2 folds on the processors, 1 threads" in broken.stderr
+    assert "centroid: fold 2 of 2 failed after" in broken.stderr
+
+    for arguments, message in {
+        ("--seed", "3"): "seed 3 contradicts the run 'broken', which has 0",
+        ("--plugin", "pixels"): "plugins ['pixels'] contradicts the run 'broken'",
+        ("-p", "size=8"): "--resume takes options from the run",
+    }.items():
+        refused = cli("train", "--resume", "broken", *arguments)
+        assert (refused.exit_code, message in refused.stderr) == (2, True), refused.stderr
+    unknown = cli("train", "--resume", "nought")
+    assert unknown.exit_code == 2
+    assert "gone on with: broken" in unknown.stderr
+
+    resumed = cli("train", "--resume", "broken", "--seed", "0", "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    (run,) = json.loads(resumed.stdout)["runs"]
+    assert (run["run"], run["repeated"]) == ("broken", False)
+    assert (Workspace(root).run("broken") / "report.html").is_file()
+    again = cli("train", "--resume", "broken")
+    assert "the run broken was done before" in again.stdout
+    assert "balanced accuracy" in again.stdout
+
+
+def test_what_train_needs_is_said(cli: Cli) -> None:
+    done = cli("train", "set")
+    assert done.exit_code == 2
+    assert "train needs SET, --plugin and --label; or --resume RUN" in done.stderr
+    missing = cli(*TRAIN, "--plugin", "centroid", "--engine", "ray://x")
+    assert missing.exit_code == 2
+    assert "unknown engine 'ray://x'; use 'local', 'dask://host:8786'" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--plugin", "centroid", "--help"), ("-h", "set", "--label", "x", "--plugin=centroid")],
+)
+def test_help_has_the_options_of_the_trainer_that_is_named(
+    arguments: tuple[str, ...], site: Path, run_cli: Cli
+) -> None:
+    done = run_cli(
+        *("train", *arguments), PYTHONPATH=os.pathsep.join([str(site), *sys.path]), COLUMNS="120"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "--resume" in done.stdout
+    for word in ("epochs", "an integer", "pause", "a number", "0.0"):
+        assert word in done.stdout
+
+
 def list_plugins(run_cli: Cli, site: Path, *options: str) -> Any:
     return run_cli("plugins", *options, PYTHONPATH=os.pathsep.join([str(site), *sys.path]))
 

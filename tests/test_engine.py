@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from medkit import engine
-from medkit.engine import Died, Outcome, map_items, map_threads, prefetch
+from medkit.engine import Died, Outcome, map_items, map_threads, open_slurm, prefetch
 from medkit.errors import UsageError
 
 
@@ -150,7 +150,55 @@ def test_dask_workers_give_the_same_outcomes() -> None:
     assert found == {number: number * number for number in range(9)}
 
 
-@pytest.mark.parametrize("name", ["slurm", "dask://", "dask"])
+def test_a_scheduler_without_workers_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(engine, "WORKER_SECONDS", 0.1)
+    with (
+        distributed.LocalCluster(
+            n_workers=0,
+            processes=False,
+            host="127.0.0.1",
+            protocol="tcp://",
+            dashboard_address=None,
+        ) as cluster,
+        pytest.raises(UsageError, match="has no workers; start some"),
+    ):
+        list(map_items(square, [1], engine=cluster.scheduler_address.replace("tcp", "dask")))
+
+
+SLURM = "slurm?queue=gpu&account=ward7&walltime=02:00:00&cores=8&memory=32GB&gpus=1&jobs=0"
+
+
+def test_a_job_of_slurm_asks_for_what_the_engine_says() -> None:
+    pytest.importorskip("dask_jobqueue")
+    with open_slurm(f"{SLURM}&directive=--constraint=a100&directive=--exclusive") as cluster:
+        script = cluster.job_script()
+    lines = [line.strip() for line in script.splitlines()]
+    assert {
+        *("#SBATCH -p gpu", "#SBATCH -A ward7", "#SBATCH -t 02:00:00", "#SBATCH --gres=gpu:1"),
+        *("#SBATCH -J medkit", "#SBATCH --cpus-per-task=8", "#SBATCH --mem=30G"),
+        *("#SBATCH --constraint=a100", "#SBATCH --exclusive"),
+    } <= {*lines}
+    assert f"{sys.executable} -m distributed.cli.dask_worker" in script
+    assert "--nthreads 8" in script and "--nworkers" not in script  # a worker a job
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slurm?colour=red", "unknown option 'colour' .*queue, account, walltime"),
+        ("slurm?cores=many&memory=1GB", "cores of the engine slurm is a whole number"),
+        ("slurm?cores", "name=value with & between"),
+        ("slurm?cores=2", "does not say memory of a job"),
+    ],
+)
+def test_what_slurm_cannot_be_asked_is_a_usage_error(text: str, message: str) -> None:
+    pytest.importorskip("dask_jobqueue")
+    with pytest.raises(UsageError, match=message):
+        open_slurm(text)
+
+
+@pytest.mark.parametrize("name", ["slurmy", "dask://", "dask"])
 def test_an_unknown_engine_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError, match="dask://host:8786"):
         list(map_items(square, [1], engine=name))

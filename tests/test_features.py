@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medkit.errors import TrainingError
+from medkit.training import rowfiles
 from medkit.training.features import BATCH, compute_features, open_features
+from medkit.training.rowfiles import RowFile
 
 ORIGIN = {"plugin": "fake", "version": "1", "spec": {"layer": "mixed10"}}
 
@@ -90,6 +95,7 @@ def test_they_are_computed_once_and_equal_images_share_a_row(
     twice = images.take(np.r_[: len(images), 5, 5, 9])
     key, features = compute(twice, tmp_path, extract)
     assert extract.seen == len(images) == len(open_features(tmp_path, key))
+    assert len(list(tmp_path.glob("*.npy"))) == 1
     again = Extractor()
     _, reordered = compute(twice.take(np.arange(len(twice))[::-1]), tmp_path, again)
     assert again.seen == 0
@@ -102,15 +108,17 @@ def test_they_are_computed_once_and_equal_images_share_a_row(
         lambda images: replace(images, pixels=images.pixels + np.eye(len(images), 5, dtype="f4")),
         lambda images: replace(images, window="lung"),
     ],
+    ids=["pixels of five", "window of all"],
 )
 def test_a_changed_pixel_or_view_misses(
     change: Callable[[FakeImages], FakeImages], images: FakeImages, tmp_path: Path
 ) -> None:
-    key, _ = compute(images, tmp_path, Extractor())
+    compute(images, tmp_path, Extractor())
+    changed = change(images)
     extract = Extractor()
-    other, _ = compute(change(images), tmp_path, extract)
-    assert other != key
-    assert extract.seen == len(images)
+    _, features = compute(changed, tmp_path, extract)
+    assert extract.seen == (changed.hashes != images.hashes).sum() > 0
+    np.testing.assert_array_equal(features, np.sqrt(changed.pixels.astype(float)).astype("f4"))
 
 
 def test_another_layer_or_version_misses(images: FakeImages, tmp_path: Path) -> None:
@@ -145,8 +153,13 @@ def test_a_kill_keeps_whole_batches_and_ends_with_equal_bytes(
             array.read_bytes()[:128] + b"\0" * (array.stat().st_size - 128)
         ),
         lambda journal, array: journal.unlink(),
+        lambda journal, array: array.write_bytes(array.read_bytes().replace(b", 5)", b", 7)")),
+        lambda journal, array: array.unlink(),
     ],
-    ids=["torn journal", "cut header", "cut array", "lost pages", "no journal"],
+    ids=[
+        *("torn journal", "cut header", "cut array", "lost pages", "no journal"),
+        *("wrong header", "no array"),
+    ],
 )
 def test_what_is_not_whole_is_computed_again(
     damage: Callable[[Path, Path], object], images: FakeImages, tmp_path: Path
@@ -170,6 +183,101 @@ def test_finished_features_that_were_damaged_are_computed_again(
     path.write_bytes(content)
     _, again = compute(images, tmp_path, Extractor())
     np.testing.assert_array_equal(again, features)
+
+
+@pytest.mark.parametrize("start", [0, BATCH, 2 * BATCH])
+def test_what_a_cohort_shares_with_another_is_not_computed_again(
+    start: int, images: FakeImages, tmp_path: Path
+) -> None:
+    first, second = images.take(np.arange(BATCH + 9)), images.take(np.arange(start, len(images)))
+    _, before = compute(first, tmp_path, Extractor())
+    content = next(tmp_path.glob("*.npy")).read_bytes()
+    extract = Extractor()
+    _, features = compute(second, tmp_path, extract)
+    assert extract.seen == len(set(second.hashes) - set(first.hashes))
+    np.testing.assert_array_equal(features, np.sqrt(second.pixels.astype(float)).astype("f4"))
+    # Rows that are there are not touched: the file grows behind them.
+    assert next(tmp_path.glob("*.npy")).read_bytes()[128 : len(content)] == content[128:]
+    np.testing.assert_array_equal(compute(first, tmp_path, Extractor(die_after=0))[1], before)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    cohorts=st.lists(st.lists(st.integers(0, BATCH), min_size=1), min_size=1, max_size=4),
+    damage=st.lists(
+        st.tuples(st.sampled_from(["npy", "journal"]), st.floats(0, 0.999)), max_size=3
+    ),
+    cut=st.booleans(),
+)
+def test_whatever_is_damaged_or_cut_off_the_features_are_right(
+    cohorts: list[list[int]], damage: list[tuple[str, float]], cut: bool
+) -> None:
+    pixels = np.random.default_rng(1).random((BATCH + 1, 3), dtype=np.float32)
+    every = FakeImages(pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in cohorts:
+            images = every.take(np.array(rows))
+            expected = np.sqrt(images.pixels.astype(float)).astype("f4")
+            np.testing.assert_array_equal(compute(images, Path(folder), Extractor())[1], expected)
+            for suffix, share in damage:
+                path = next(Path(folder).glob(f"*.{suffix}"))
+                content = bytearray(path.read_bytes())
+                place = int(share * len(content))
+                content[place : place + 1] = b"\xff"
+                path.write_bytes(content[:place] if cut else content)
+
+
+def test_a_kill_at_any_write_leaves_an_array_that_numpy_reads(
+    images: FakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = images.take(np.arange(BATCH))
+    compute(few, tmp_path, Extractor())
+    array = next(tmp_path.glob("*.npy"))
+    monkeypatch.setattr(RowFile, "_write_header", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compute(images, tmp_path, Extractor())
+    assert len(np.load(array)) == BATCH < (array.stat().st_size - 128) / 20
+    monkeypatch.undo()
+    extract = Extractor()
+    _, features = compute(images, tmp_path, extract)
+    assert extract.seen == len(images) - 2 * BATCH  # the batch was whole but for the header
+    assert len(np.load(array)) == len(images)
+    np.testing.assert_array_equal(features, np.sqrt(images.pixels.astype(float)).astype("f4"))
+
+
+def interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_only_the_batches_that_are_used_are_read(
+    images: FakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute(images, tmp_path, Extractor())
+    read: list[int] = []
+    hash_batch = rowfiles._hash
+    monkeypatch.setattr(
+        rowfiles,
+        "_hash",
+        lambda content, names: read.append(len(names)) or hash_batch(content, names),
+    )
+    compute(images.take(np.array([7, 8])), tmp_path, Extractor(die_after=0))
+    assert sum(read) <= 2 * BATCH
+
+
+def test_the_header_has_room_for_more_rows_than_there_will_ever_be() -> None:
+    for width in (1, 2048, 10**6):
+        lengths = {len(rowfiles._spell_header(rows, width)) for rows in (0, 10**4, 10**18)}
+        assert lengths == {128}
+
+
+def test_features_of_an_earlier_version_are_not_read(images: FakeImages, tmp_path: Path) -> None:
+    key, _ = compute(images, tmp_path, Extractor())
+    journal = tmp_path / f"{key}.journal"
+    # Before, a journal had lines without names, and stood beside the array until it was whole.
+    journal.write_text("".join(f"{i} {'0' * 64}\n" for i in range(4)))
+    extract = Extractor()
+    compute(images, tmp_path, extract)
+    assert extract.seen == len(images)
 
 
 def test_nan_and_infinity_name_the_images(images: FakeImages, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """kill -9 at a random moment, then the same command: the same result as an unbroken run.
 
-Three kills a stage here; ``make soak`` sets ``MEDKIT_KILLS`` to more.
+Three kills a stage here, and one a network in an epoch; ``make soak`` sets ``MEDKIT_KILLS`` to
+more, and then each fold of a network is killed in five epochs.
 """
 
 from __future__ import annotations
@@ -74,10 +75,23 @@ STAGES = {
         ["folds/*", "features/*.npy", "runs/run/predictions.parquet", "runs/run/metrics.json"],
     ),
 }
-CNN = (
-    [*TRAIN, "--plugin", "cnn", "--folds", "2", "-p", "blocks=8,8", "-p", "epochs=4"],
-    ["folds/*", "runs/run/predictions.parquet", "runs/run/metrics.json"],
-)
+EPOCHS, EPOCH_KILLS = (8, 5) if "MEDKIT_KILLS" in os.environ else (4, 1)
+SMALL = ["--folds", "2", "-p", f"epochs={EPOCHS}", "-p", f"patience={EPOCHS}"]
+FINETUNE = ["finetune=1", "weights=none", "size=75", "head_epochs=2", "layer=mixed2"]
+NETWORKS = {
+    "cnn": [*TRAIN, "--plugin", "cnn", *SMALL, "-p", "blocks=8,8", "-p", "rotate=10"],
+    "inception": [
+        *[word for word in TRAIN if word not in ("-p", "size=32")],
+        *("--plugin", "inception", *SMALL),
+        *(word for option in FINETUNE for word in ("-p", option)),
+    ],
+}
+MADE = ["folds/*", "runs/run/predictions.parquet", "runs/run/metrics.json"]
+WEIGHTS = [*MADE, "runs/run/fold-*/model/**/*", "runs/run/fold-*/looks.jsonl"]
+SOAK = [
+    pytest.mark.soak,
+    pytest.mark.skipif("MEDKIT_KILLS" not in os.environ, reason="minutes; run 'make soak'"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +176,46 @@ def test_a_killed_stage_goes_on_to_the_same_result(
     check_kills(stages(stage), command, results, tmp_path, stage)
 
 
+@pytest.mark.parametrize("network", ["cnn", pytest.param("inception", marks=SOAK)])
+def test_a_network_that_is_killed_in_an_epoch_goes_on_to_the_same_weights(
+    network: str, stages: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for workspace in (whole, broken):
+        shutil.copytree(stages("train"), workspace)
+    finish(whole, NETWORKS[network])
+    expected = hash_tree(whole, *WEIGHTS)
+    assert any(name.endswith(".weights.h5") for name in expected), expected
+    chosen = random.Random(network)
+    command, killed = NETWORKS[network], 0
+    for fold in range(2) if EPOCH_KILLS > 1 else [1]:
+        for epoch in sorted(chosen.sample(range(EPOCHS - 2), EPOCH_KILLS)):
+            killed += kill_in_epoch(broken, command, fold, epoch)
+            command = ["train", "--resume", "run"]
+    finish(broken, command)
+    assert hash_tree(broken, *WEIGHTS) == expected
+    if not killed:
+        pytest.skip("the network was quicker than every kill")
+
+
 @pytest.mark.soak
 @pytest.mark.skipif("MEDKIT_KILLS" not in os.environ, reason="minutes; run 'make soak'")
-def test_a_killed_network_goes_on_to_the_same_result(
+def test_a_network_that_is_killed_at_any_moment_goes_on_to_the_same_weights(
     stages: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    command, results = CNN
-    check_kills(stages("train"), command, results, tmp_path, "cnn")
+    check_kills(stages("train"), NETWORKS["cnn"], WEIGHTS, tmp_path, "cnn")
+
+
+def kill_in_epoch(workspace: Path, command: list[str], fold: int, epoch: int) -> bool:
+    """Start a command, kill it once a fold has looked at an epoch; False if it came too late."""
+    folder = workspace / "runs" / "run" / f"fold-{fold}"
+    with start(workspace, command) as process:
+        while process.poll() is None:
+            looks = folder / "looks.jsonl"
+            done = (folder / "done.json").exists()
+            if not done and looks.exists() and looks.read_bytes().count(b"\n") > epoch:
+                process.kill()
+                return True
+            time.sleep(0.01)
+        assert process.returncode == 0
+    return False

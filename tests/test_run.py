@@ -24,6 +24,8 @@ from medkit.engine import silent
 from medkit.errors import CohortError, TrainingError, UsageError
 from medkit.statistics.linear import LinearHead
 from medkit.training import run as training
+from medkit.training import scheduling
+from medkit.training.child import Event
 from medkit.training.course import Course
 from medkit.training.head import list_notes
 from medkit.training.job import read_job
@@ -145,7 +147,7 @@ def test_the_same_command_again_does_nothing(unbroken: Path) -> None:
     workspace = Workspace(unbroken.parent.parent)
     before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "follow_child", None)
+        patch.setattr(scheduling, "Child", None)
         again = train(workspace)
     assert again.repeated
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
@@ -198,6 +200,42 @@ def test_a_fold_that_fails_is_named_and_the_others_are_kept(
         assert (folder / "fold-1" / "done.json").stat().st_mtime_ns == kept
         assert describe_folds(folder) == [("done", None), ("done", None)]
         assert results(folder) == results(unbroken)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ends a process by a POSIX signal")
+def test_a_run_is_resumed_from_its_record_and_no_finished_fold_is_run_again(
+    unbroken: Path, home: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAULT", "kill:1")
+    asked = {"options": {"pause": "0.01"}, "seed": 0, "validation_share": 0.15}
+    with pytest.raises(TrainingError, match="1 of 2 folds"):
+        train(home, **asked)
+    monkeypatch.delenv("FAKE_FAULT")
+    events: list[Event] = []
+    done = training.resume(home, "run", watch=events.append)
+    assert results(done.folder) == results(unbroken)
+    assert done.record["params"]["pause"] == 0.01
+    assert [event["fold"] for event in events if event["event"] == "started"] == [1]
+    # The checkpoint of fold 1 had one epoch of three.
+    progress = [event["done"] for event in events if event["event"] == "progress"]
+    assert progress[0] > 1
+    log = (done.folder / "log.txt").read_text()
+    assert log.count("noise on standard output") == 3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", None)
+        again = training.resume(home, "run")
+    assert (again.repeated, again.metrics) == (True, done.metrics)
+
+
+def test_a_run_that_is_not_there_cannot_be_resumed_and_those_that_can_are_listed(
+    unbroken: Path, home: Workspace
+) -> None:
+    for name, status in (("half", "failed"), ("cut", "running"), ("whole", "done")):
+        home.run(name).mkdir(parents=True)
+        (home.run(name) / "run.json").write_text(json.dumps({"status": status}))
+    with pytest.raises(UsageError, match=r"no run 'lost' .* gone on with: cut, half$"):
+        training.resume(home, "lost")
 
 
 def test_a_child_that_comes_to_no_fold_ends_the_run(

@@ -66,7 +66,9 @@ def test_it_needs_images_and_training_labels_alone_and_sends_events_alone(
         noise = (child.stderr or pytest.fail()).read()
     assert child.returncode == 0
     events = [json.loads(line) for line in lines]
-    told = [(event["event"], event.get("fold")) for event in events if event["event"] != "progress"]
+    inside = [event for event in events if event["event"] in ("progress", "status")]
+    assert {event["fold"] for event in inside} == {0, 1}
+    told = [(event["event"], event["fold"]) for event in events if event not in inside]
     assert told == [
         ("opened", None),
         *(("started", 1), ("finished", 1), ("started", 0), ("finished", 0)),

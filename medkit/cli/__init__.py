@@ -15,6 +15,7 @@ from medkit.cli import (
     doctor,
     evaluate,
     export,
+    features,
     fetch,
     label,
     normalise,
@@ -25,6 +26,7 @@ from medkit.cli import (
     show,
     train,
     verify,
+    weights,
 )
 from medkit.cli.terminal import explain
 from medkit.errors import MedkitError
@@ -52,11 +54,13 @@ for verb in (
     verify.verify,
     doctor.doctor,
 ):
-    app.command()(verb)
+    app.command(cls=train.TrainCommand if verb is train.train else None)(verb)
 app.command("normalize", hidden=True, help="The same as normalise.")(normalise.normalise)
 app.add_typer(audit.app, name="audit")
 app.add_typer(export.app, name="export")
+app.add_typer(features.app, name="features")
 app.add_typer(plugins.app, name="plugins")
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +14,14 @@ from medkit.cli.options import (
     DeviceOption,
     JsonOption,
     LabelOption,
+    OutsideDomainOption,
     RunArgument,
     SetArgument,
     ThreadsOption,
+    ThresholdOption,
     WorkspaceOption,
 )
+from medkit.cli.predict import print_warnings, tell_rule
 from medkit.cli.terminal import print_json, print_table, say, show_progress
 from medkit.workspace import Workspace
 
@@ -31,12 +35,17 @@ def evaluate(
         bool,
         typer.Option("--allow-overlap", help="Measure also on persons that were trained on."),
     ] = False,
+    threshold: ThresholdOption = "argmax",
+    outside_domain: OutsideDomainOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a finished run on the images of another set; nothing is fitted."""
+    """Measure a finished run on the images of another set; nothing is fitted.
+
+    Model, calibration and threshold are those that were fixed when the run ended.
+    """
     from medkit.training import prediction
 
     home = Workspace(workspace)
@@ -47,7 +56,9 @@ def evaluate(
             set_name,
             label=label,
             name=name,
+            threshold=threshold,
             allow_overlap=allow_overlap,
+            outside_domain=outside_domain,
             device=device,
             threads=threads,
             command=["medkit", *sys.argv[1:]],
@@ -58,10 +69,24 @@ def evaluate(
         return
     if done.metrics:
         print_metrics(f"{run} on {set_name}", done.metrics)
-    if done.record["dropped"]:
-        print_table("Set aside", ("reason", "images"), list(done.record["dropped"].items()))
-    if overlap := done.record["overlap"]["images"]:
-        say(f"{overlap} of these images are of persons or pictures that the run was trained on")
-    if done.record["version"] != done.record["trained_with"]:
-        say(f"note: the plugin was of version {done.record['trained_with']} when it was trained")
+        say(f"decided by: {tell_rule(done.record)}")
+        _print_calibration(done.metrics)
+    for title, what in (("Set aside", "set_aside"), ("Refused", "refused")):
+        if counts := done.record["counts"][what]:
+            print_table(title, ("reason", "images"), list(counts.items()))
+    print_warnings(done)
     say(f"the predictions are in {done.folder / 'predictions.parquet'}")
+
+
+def _print_calibration(metrics: Mapping[str, Any]) -> None:
+    """Print how much the probabilities can be believed here."""
+    calibration = metrics["calibration"]
+    print_table(
+        "Calibration",
+        ("metric", "raw", "calibrated"),
+        [
+            (name.replace("_", " "), f"{before:.3f}", f"{calibration['after'][name]:.3f}")
+            for name, before in calibration["before"].items()
+        ],
+        note=f"by the run's temperature, {calibration['temperature']:.3g}",
+    )

@@ -19,7 +19,12 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help="'local', or 'dask://host:port' for Dask workers.")
+    str,
+    typer.Option(
+        "--engine",
+        help="'local', 'dask://host:port' for Dask workers, or 'slurm?queue=NAME&cores=8&"
+        "memory=32GB' for jobs of SLURM.",
+    ),
 ]
 WorkersOption = Annotated[
     int | None,
@@ -33,6 +38,24 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--threads", min=1, help="Pinned and recorded; by default the processors at hand."
+    ),
+]
+
+ThresholdOption = Annotated[
+    str,
+    typer.Option(
+        "--threshold",
+        help="From where on an image is positive, of two classes: argmax (the more probable one), "
+        "youden, sensitivity=0.95, specificity=0.9, or a probability; found on the run's own "
+        "out-of-fold predictions.",
+    ),
+]
+OutsideDomainOption = Annotated[
+    bool,
+    typer.Option(
+        "--outside-domain",
+        help="Predict also images unlike those that the run was trained on: of another modality, "
+        "in colour, negatives.",
     ),
 ]
 

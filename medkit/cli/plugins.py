@@ -43,15 +43,27 @@ def show_plugin(
     from medkit.plugins import find_trainer, load_trainer
     from medkit.training.params import list_options
 
-    entry, trainer = find_trainer(name), load_trainer(name)
-    options = list_options(trainer.Params)
     if as_json:
-        described = {**asdict(entry), "tasks": sorted(trainer.tasks)}
-        print_json({**described, "options": [asdict(option) for option in options]})
+        trainer = load_trainer(name)
+        described = {**asdict(find_trainer(name)), "tasks": sorted(trainer.tasks)}
+        options = [asdict(option) for option in list_options(trainer.Params)]
+        print_json({**described, "options": options})
         return
+    print_options(name)
+
+
+def print_options(name: str) -> None:
+    """Print the options of a trainer as a table; imports it alone."""
+    from medkit.plugins import find_trainer, load_trainer
+    from medkit.training.params import list_options
+
+    entry, trainer = find_trainer(name), load_trainer(name)
     print_table(
         f"{name} ({entry.origin}): {', '.join(sorted(trainer.tasks))}",
         ("-p", "takes", "default", "what it does"),
-        [(one.name, one.takes, one.default or "", one.help) for one in options],
+        [
+            (one.name, one.takes, one.default or "", one.help)
+            for one in list_options(trainer.Params)
+        ],
         note="An option without a default must be given.",
     )

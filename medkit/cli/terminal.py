@@ -27,9 +27,13 @@ if TYPE_CHECKING:
     from medkit.catalog.listing import Answer
     from medkit.catalog.summary import Summary
     from medkit.engine import Progress
+    from medkit.training.child import Event
+    from medkit.training.course import Watcher
+    from medkit.training.monitoring import Outlook
 
 SCREEN = 20  # rows of a table
 _RECENT = 30.0  # seconds that a rate is taken over
+_SELDOM = (10.0, 300.0)  # seconds between two lines of a run, where there is no terminal
 _MODALITIES = 8  # rows of a summary that a person sees
 
 
@@ -195,6 +199,85 @@ def show_progress(title: str) -> Iterator[Progress]:
         return
     with _bars() as bars:
         yield _follow(bars, title)
+
+
+@contextmanager
+def show_training(title: str) -> Iterator[tuple[Progress, Watcher]]:
+    """Yield what a run's stages, and what its events, are told to.
+
+    On a terminal a bar of all folds is drawn, with the time left, and under it what each fold
+    that is being fitted says. Elsewhere a line comes now and then, ever more seldom.
+    """
+    from medkit.engine import silent
+    from medkit.training.monitoring import Outlook
+
+    outlook = Outlook()
+    if not sys.stderr.isatty():
+        yield silent, _write_lines(outlook, clean(title))
+        return
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    bars, console = _bars(), _console(stderr=True)
+    move = _follow(bars, title)
+
+    def progress(done: int, total: int | None, unit: str) -> None:
+        if unit != "folds":  # the outlook counts them, and what is done inside them
+            move(done, total, unit)
+
+    def watch(event: Event) -> None:
+        outlook.watch(event)
+        if event["event"] == "begun":
+            for line in _tell_begin(event):
+                console.print(f"{clean(title)}: {line}", markup=False, highlight=False)
+        elif outlook.running:
+            clock = "" if outlook.left is None else f"{_clock(outlook.left)} left"
+            done, total = outlook.share * outlook.total, outlook.total
+            bars.update(bars.task_ids[0], completed=done, total=total, rate="folds", clock=clock)
+
+    def draw() -> Group:
+        return Group(bars.get_renderable(), Text(clean(outlook.describe()), overflow="ellipsis"))
+
+    with Live(get_renderable=draw, console=console, transient=True):
+        yield progress, watch
+
+
+def _write_lines(outlook: Outlook, title: str) -> Watcher:
+    """Return a watcher that writes how a run stands to standard error, as lines."""
+    due, pause = outlook.clock(), _SELDOM[0]
+
+    def watch(event: Event) -> None:
+        nonlocal due, pause
+        outlook.watch(event)
+        lines: list[str] = []
+        if event["event"] == "begun":
+            lines = _tell_begin(event)
+        elif event["event"] == "settled":
+            lines = [_tell_settled(event, outlook)]
+        elif event["event"] == "status" and outlook.clock() >= due:
+            due, pause = outlook.clock() + pause, min(2 * pause, _SELDOM[1])
+            left = "" if outlook.left is None else f", {_clock(outlook.left)} left"
+            lines = [f"{outlook.describe()}{left}"]
+        for line in lines:
+            print(f"{title}: {clean(line)}", file=sys.stderr, flush=True)
+
+    return watch
+
+
+def _tell_begin(event: Event) -> list[str]:
+    done = f", {event['settled']} are done" if event["settled"] else ""
+    return [
+        f"{event['folds']} folds on {clean(event['where'])}{done}",
+        *([f"note: {clean(event['note'])}"] if event["note"] else []),
+    ]
+
+
+def _tell_settled(event: Event, outlook: Outlook) -> str:
+    left = "" if not outlook.left else f", {_clock(outlook.left)} left"
+    end = f": {event['error']}" if event["error"] else left
+    seconds = f"{event['status']} after {_clock(event['seconds'])}"
+    return f"fold {event['fold'] + 1} of {outlook.total} {seconds}{end}"
 
 
 def _follow(bars: Bars, title: str) -> Progress:

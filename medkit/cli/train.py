@@ -1,46 +1,89 @@
 """``medkit train``: cross-validate trainers on a set.
 
 Start reading the code here, and follow `medkit.training.run.train`: it has the folds made, starts
-a child process that fits them (`medkit.training.worker`), and measures what that predicts.
+child processes that fit them (`medkit.training.worker`), and measures what they predict.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from medkit.cli.metrics import print_metrics
 from medkit.cli.options import (
     HERE,
     ClassesOption,
     DeviceOption,
+    EngineOption,
     FoldsOption,
     JsonOption,
-    LabelOption,
     MinPersonsOption,
     SeedOption,
-    SetArgument,
     ThreadsOption,
     WorkspaceOption,
 )
-from medkit.cli.terminal import print_json, print_table, say, show_progress
+from medkit.cli.plugins import print_options
+from medkit.cli.terminal import print_json, print_table, say, show_training
+from medkit.errors import UsageError
 from medkit.workspace import Workspace
 
 if TYPE_CHECKING:
     from medkit.training.run import Finished
 
+# Starts or goes on with a run, given what is told of it while it goes on.
+Start = Callable[[dict[str, Any]], "Finished"]
+# Where a record has what was asked, by the name of the argument.
+_RECORDED = {
+    **{"set_name": "set", "label": "label", "folds": "k", "seed": "seed"},
+    **{"positive": "positive", "device": "device", "threads": "threads"},
+}
+# What may be given beside --resume: it has no influence on the result.
+_HOW = {"resume", "engine", "child_per_fold", "logs", "workspace", "as_json"}
+
+
+class TrainCommand(TyperCommand):
+    """Its help has the options of the trainers that are named beside it, in any order."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep which trainers are named: help is asked for before options are read."""
+        ctx.meta["medkit.plugins"] = list(_find_plugins(args))
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, and the options of the trainers."""
+        super().format_help(ctx, formatter)
+        for plugin in ctx.meta["medkit.plugins"]:
+            print_options(plugin)
+
+
+def _find_plugins(arguments: Sequence[str]) -> Iterator[str]:
+    for number, argument in enumerate(arguments):
+        if argument.startswith("--plugin="):
+            yield argument.partition("=")[2]
+        elif argument == "--plugin":
+            yield from arguments[number + 1 : number + 2]
+
 
 def train(
-    set_name: SetArgument,
+    ctx: typer.Context,
+    set_name: Annotated[
+        str | None, typer.Argument(metavar="SET", help="Name of a set.", show_default=False)
+    ] = None,
     plugins: Annotated[
-        list[str],
-        typer.Option("--plugin", help="A trainer: see 'medkit plugins list'. May be repeated."),
-    ],
-    label: LabelOption,
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            help="A trainer: see 'medkit plugins list'. May be repeated; with --help, its options.",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Name of a label of the catalog.")
+    ] = None,
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
     options: Annotated[
@@ -48,7 +91,7 @@ def train(
         typer.Option(
             "-p",
             metavar="KEY=VALUE",
-            help="Of the trainers, or PLUGIN.KEY=VALUE of one: 'medkit plugins show'.",
+            help="Of the trainers, or PLUGIN.KEY=VALUE of one: 'medkit train --plugin X --help'.",
         ),
     ] = None,
     classes: ClassesOption = None,
@@ -65,8 +108,22 @@ def train(
     name: Annotated[
         str | None, typer.Option("--name", help="Of the run; with several trainers, its beginning.")
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume", metavar="RUN", help="Go on with this run; nothing else need be given."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    engine: EngineOption = "local",
+    child_per_fold: Annotated[
+        bool, typer.Option("--child-per-fold", help="Fit every fold in a process of its own.")
+    ] = False,
+    logs: Annotated[
+        list[str] | None,
+        typer.Option("--log", help="Also write to: tensorboard, mlflow. May be repeated."),
+    ] = None,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train in spite of leaks; the report says so.")
     ] = False,
@@ -75,46 +132,94 @@ def train(
 ) -> None:
     """Cross-validate trainers by person, and write what came of it to reports.
 
-    The same command goes on where an earlier one was stopped.
+    The same command goes on where an earlier one was stopped, and so does --resume RUN.
     """
     from medkit.cohort.preparation import split_classes
-    from medkit.evaluation.report import choose_path, write_page
     from medkit.plugins import load_trainer
     from medkit.training import run
     from medkit.training.params import assign_options
+    from medkit.training.record import read_run
 
     home = Workspace(workspace)
+    how: dict[str, Any] = {"engine": engine, "child_per_fold": child_per_fold, "logs": logs or []}
+    if resume is not None:
+        with home.lock():
+            _check_resumed(ctx, read_run(home, resume))
+            _go(
+                home,
+                None,
+                {resume: lambda live: run.resume(home, resume, **how, **live)},
+                as_json,
+            )
+        return
+    if set_name is None or not plugins or label is None:
+        raise UsageError("train needs SET, --plugin and --label; or --resume RUN to go on with one")
     known = {plugin: load_trainer(plugin).Params for plugin in plugins}
-    finished = []
+
+    def start(plugin: str, given: Mapping[str, str]) -> Start:
+        return lambda live: run.train(
+            home,
+            set_name,
+            plugin,
+            label=label,
+            options=given,
+            folds=folds,
+            seed=seed,
+            classes=split_classes(classes),
+            min_persons=min_persons,
+            positive=positive,
+            validation_share=validation,
+            name=f"{name}-{plugin}" if name and len(known) > 1 else name,
+            device=device,
+            threads=threads,
+            allow_leaks=allow_leaks,
+            command=["medkit", *sys.argv[1:]],
+            **how,
+            **live,
+        )
+
+    assigned = assign_options(options or [], known)
     with home.lock():
-        for plugin, given in assign_options(options or [], known).items():
-            with show_progress(plugin) as progress:
-                one = run.train(
-                    home,
-                    set_name,
-                    plugin,
-                    label=label,
-                    options=given,
-                    folds=folds,
-                    seed=seed,
-                    classes=split_classes(classes),
-                    min_persons=min_persons,
-                    positive=positive,
-                    validation_share=validation,
-                    name=f"{name}-{plugin}" if name and len(known) > 1 else name,
-                    device=device,
-                    threads=threads,
-                    allow_leaks=allow_leaks,
-                    command=["medkit", *sys.argv[1:]],
-                    progress=progress,
-                )
-            write_page([one.folder], choose_path([one.name], None, home), home)
-            finished.append(one)
-        pages = [choose_path([one.name], None, home) for one in finished]
-        if len(finished) > 1:
-            pages.append(choose_path([one.name for one in finished], name, home))
-            write_page([one.folder for one in finished], pages[-1], home)
+        _go(home, name, {plugin: start(plugin, assigned[plugin]) for plugin in assigned}, as_json)
+
+
+def _go(home: Workspace, name: str | None, starts: Mapping[str, Start], as_json: bool) -> None:
+    """Train one after the other, and write a report of each, and of all."""
+    from medkit.evaluation.report import choose_path, write_page
+
+    finished = []
+    for title, start in starts.items():
+        with show_training(title) as (progress, watch):
+            finished.append(start({"progress": progress, "watch": watch}))
+        write_page([finished[-1].folder], choose_path([finished[-1].name], None, home), home)
+    pages = [choose_path([one.name], None, home) for one in finished]
+    if len(finished) > 1:
+        pages.append(choose_path([one.name for one in finished], name, home))
+        write_page([one.folder for one in finished], pages[-1], home)
     _print(finished, pages, as_json)
+
+
+def _check_resumed(ctx: typer.Context, record: Mapping[str, Any]) -> None:
+    """Raise if an argument beside ``--resume`` is another than the run was started with."""
+    typed = (name for name in ctx.params if _is_typed(ctx, name) and name not in _HOW)
+    for name in typed:
+        value = ctx.params[name]
+        known = [record["plugin"]] if name == "plugins" else record.get(_RECORDED.get(name, ""))
+        if name != "plugins" and name not in _RECORDED:
+            raise UsageError(
+                f"--resume takes {name.replace('_', ' ')} from the run, as all that decides on its "
+                "result; leave it away, or start another run without --resume"
+            )
+        if value != known:
+            raise UsageError(
+                f"{name.replace('_', ' ')} {value!r} contradicts the run {record['name']!r}, which "
+                f"has {known!r}; leave it away, or start another run without --resume"
+            )
+
+
+def _is_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _print(finished: Sequence[Finished], pages: Sequence[Path], as_json: bool) -> None:

@@ -291,7 +291,7 @@ class DeviceImages:
         for name in np.unique(names):
             here = names == name
             rows, places[here] = np.unique(stored[here], return_inverse=True)
-            values = _resize(images.source.request(str(name), rows)(), images.shape[1:3])
+            values = fit(images.source.request(str(name), rows)(), images.shape[1:3])
             codes[str(name)] = framework.put(values), values.dtype
         transfers = [plan_transfer(images.table, window) for window in images.view.windows]
         shape = len(images), images.view.depth
@@ -327,7 +327,8 @@ class DeviceImages:
         return values * (high - low) + low
 
 
-def _resize(codes: Array, size: tuple[int, int]) -> Array:
+def fit(codes: Array, size: tuple[int, int]) -> Array:
+    """Return images (n, H, W) or (n, H, W, 3) resized to a size, where they have another."""
     if codes.shape[1:3] == size:
         return codes
     return np.stack([resampling.resize(image, size) for image in codes])

@@ -267,13 +267,23 @@ class Images:
             raise UsageError(f"{len(self)} images cannot have {len(features)} rows of features")
         return replace(self, features=features)
 
-    def cached(self) -> Images:
-        """Return the same images with their stored codes held in memory."""
+    def cached(self, *, reduced: bool = False) -> Images:
+        """Return the same images with their stored codes held in memory.
+
+        Parameters
+        ----------
+        reduced : bool
+            Hold them resized to this view, and so once instead of whenever an image is read. No
+            other ``size`` can be seen of what is returned, and ``codes`` are the resized ones.
+        """
+        size = self.shape[1:3] if reduced else self.source.size
         codes = {}
         for name, group in self.table.groupby("array"):
             rows = np.unique(group["row"].to_numpy())
-            codes[str(name)] = rows, self.source.request(str(name), rows)()
-        return replace(self, source=CachedCodes(codes, self.source.size))
+            blocks = np.array_split(rows, -(-len(rows) // _BLOCK))
+            requests = (self.source.request(str(name), block) for block in blocks)
+            codes[str(name)] = rows, np.concatenate([feeds.fit(each(), size) for each in requests])
+        return replace(self, source=CachedCodes(codes, size))
 
     def codes(self, index: int) -> Codes:
         """Return the stored codes of one image, shape (H, W) or (H, W, 3).

@@ -7,13 +7,15 @@ the user's, never an image's own minimum and maximum, which would throw away wha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from medkit.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.floating[Any]]
 Truths = npt.NDArray[np.bool_]

@@ -62,6 +62,7 @@ def summarise(
     seed: int,
     resamples: int = 2000,
     positive: str | None = None,
+    predicted: npt.ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``metrics.json``.
 
@@ -82,6 +83,8 @@ def summarise(
     positive : str, optional
         Of two classes, the one that sensitivity, specificity and AUC are about; by default the
         second.
+    predicted : array_like of int, shape (n,), optional
+        The predicted classes; by default those of the largest probability.
 
     Returns
     -------
@@ -99,10 +102,13 @@ def summarise(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     persons, folds = np.asarray(persons), np.asarray(folds)
     check_predictions(labels, probabilities)
+    decided = probabilities.argmax(axis=1) if predicted is None else np.asarray(predicted)
     chosen = choose_positive(classes, positive)
     notes = _Notes()
-    point = measure(labels, probabilities, positive=chosen)
-    drawn = bootstrap(labels, probabilities, persons, seed, resamples, positive=chosen)
+    point = measure(labels, probabilities, positive=chosen, predicted=decided)
+    drawn = bootstrap(
+        labels, probabilities, persons, seed, resamples, positive=chosen, predicted=decided
+    )
     people = len(np.unique(persons))
     if people < FEW_PERSONS:
         notes.add(f"with {people} persons, intervals tend to be too narrow", "intervals")
@@ -117,10 +123,8 @@ def summarise(
             for name, value in point.metrics.items()
         },
         "per_class": _describe_classes(labels, persons, classes, point, drawn, notes),
-        "confusion": confuse(labels, probabilities.argmax(axis=1), len(classes))
-        .astype(int)
-        .tolist(),
-        "folds": _describe_folds(labels, probabilities, persons, folds, chosen, notes),
+        "confusion": confuse(labels, decided, len(classes)).astype(int).tolist(),
+        "folds": _describe_folds(labels, probabilities, decided, persons, folds, chosen, notes),
         "baselines": _describe_baselines(labels, classes, chosen, notes),
         "interval": {
             "level": LEVEL,
@@ -140,10 +144,11 @@ def bootstrap(
     resamples: int,
     *,
     positive: int = 1,
+    predicted: Ints | None = None,
 ) -> Measured:
     """Return every metric of each resample of the persons: arrays (r,) and (r, c)."""
     parts = [
-        measure(labels, probabilities, weights, positive=positive)
+        measure(labels, probabilities, weights, positive=positive, predicted=predicted)
         for weights in resample_persons(persons, seed, resamples)
     ]
     return Measured(
@@ -246,6 +251,7 @@ def _describe_classes(
 def _describe_folds(
     labels: Ints,
     probabilities: Floats,
+    decided: Ints,
     persons: npt.NDArray[Any],
     folds: npt.NDArray[Any],
     positive: int,
@@ -254,7 +260,9 @@ def _describe_folds(
     described = []
     for fold in np.unique(folds).tolist():
         rows = folds == fold
-        measured = measure(labels[rows], probabilities[rows], positive=positive)
+        measured = measure(
+            labels[rows], probabilities[rows], positive=positive, predicted=decided[rows]
+        )
         described.append(
             {
                 "fold": fold,

@@ -8,8 +8,7 @@ makes a strength mean the same for a part of the data as for the whole.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medkit.errors import TrainingError, WorkspaceError
+from medkit.statistics.logistic import softmax, solve
 from medkit.statistics.metrics import log_loss
 from medkit.workspace import hash_file, read_json, write_beside, write_json
 
@@ -25,9 +25,10 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
 Features = npt.NDArray[np.floating[Any]]
 
-STRENGTHS = tuple(10.0**power for power in range(-4, 3))
-# Largest part of the gradient at which lbfgs stops: to choose a strength, and for the result.
-_ROUGH, _TIGHT = 1e-5, 1e-8
+STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-8, 4))
+# How far, in mean loss, a solution may be from its optimum: to choose a strength (in float32), and
+# the result (in float64).
+_ROUGH, _TIGHT = 1e-6, 1e-13
 _ITERATIONS = 20_000
 _BLOCK = 2048
 _ARRAYS = ("weights", "bias")
@@ -65,9 +66,7 @@ class LinearHead:
                 f"this head takes features of shape (n, {self.weights.shape[1]}), "
                 f"and was given {features.shape}"
             )
-        parts = [
-            _softmax(features[rows] @ self.weights.T + self.bias) for rows in _blocks(features)
-        ]
+        parts = [softmax(features[rows] @ self.weights.T + self.bias) for rows in _blocks(features)]
         return np.concatenate(parts)
 
     def save(self, folder: Path) -> None:
@@ -152,22 +151,33 @@ def fit_linear(
     labels = np.asarray(labels)
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     _check(features, labels, groups, inner)
-    ordered = sorted(map(float, strengths), reverse=True)
+    ordered = np.array(sorted(map(float, strengths), reverse=True))
+    present, inside = np.unique(labels, return_inverse=True)
+    bias = np.full(classes_count, -np.inf)
+    solved = np.zeros((classes_count, features.shape[1]))
+    if len(present) == 1:
+        bias[present] = 0.0
+        note = "there is one class only, and nothing to tell it from"
+        return LinearHead(solved, bias, float(ordered[0]), {}, (note,))
     with threadpool_limits(1, user_api="blas"):
         standard, mean, scale = _standardise(features)
         small, restore = _project(standard)
-        notes: list[str] = []
-        losses = {}
-        if inner is None:
-            strength = ordered[len(ordered) // 2]
-            notes.append(f"strength {strength:g} was not chosen by inner folds: too few persons")
-        else:
-            losses = _try_strengths(small, labels, weights, inner, classes_count, ordered, notes)
-            strength = min(losses, key=lambda tried: losses[tried])
-        fit = _solver(small.astype(np.float64), labels, weights, classes_count, _TIGHT, notes)
-        solved, bias = fit(strength)
-        unscaled = restore(solved) / scale
-    return LinearHead(unscaled, bias - unscaled @ mean, strength, losses, tuple(notes))
+        choice = _choose(small, inside, weights, inner, len(present), ordered)
+        start = None if choice.point is None else choice.point[np.newaxis]
+        (point,), gaps = solve(
+            small.astype(np.float64),
+            inside,
+            len(present),
+            weights[np.newaxis],
+            np.array([choice.strength]),
+            tolerance=_TIGHT,
+            most=_ITERATIONS,
+            start=start,
+        )
+        solved[present] = _fill_rows(restore(point[:, :-1]) / scale)
+    bias[present] = _fill_rows(point[:, -1:])[:, 0] - solved[present] @ mean
+    notes = (*choice.notes, *_note_gaps([choice.strength], gaps, _TIGHT))
+    return LinearHead(solved, bias, choice.strength, choice.losses, notes)
 
 
 def _check(features: Features, labels: Ints, groups: npt.NDArray[Any], inner: Ints | None) -> None:
@@ -188,7 +198,10 @@ def _check(features: Features, labels: Ints, groups: npt.NDArray[Any], inner: In
 
 
 def _standardise(features: Features) -> tuple[npt.NDArray[np.float32], Floats, Floats]:
-    """Return standardised features in float32, and the means and scales, in float64."""
+    """Return standardised features in float32, and the means and scales, in float64.
+
+    The scale of a constant is infinite: it becomes 0, and so does its weight.
+    """
     mean: Floats = np.mean(features, axis=0, dtype=np.float64)
     square = np.zeros_like(mean)
     for rows in _blocks(features):
@@ -196,10 +209,10 @@ def _standardise(features: Features) -> tuple[npt.NDArray[np.float32], Floats, F
     scale = np.sqrt(square / len(features))
     # What is left of a constant in float32 is rounding, which must not be blown up to 1.
     constant = scale <= np.abs(mean) * np.finfo(np.float32).eps
-    scale = np.where(constant, 1.0, scale)
+    scale = np.where(constant, np.inf, scale)
     standard = np.empty(features.shape, dtype=np.float32)
     for rows in _blocks(features):
-        standard[rows] = np.where(constant, 0.0, (features[rows] - mean) / scale)
+        standard[rows] = (features[rows] - mean) / scale
     return standard, mean, scale
 
 
@@ -235,68 +248,71 @@ def _project(
     return vectors * lengths, restore
 
 
-def _try_strengths(
+@dataclass(frozen=True)
+class _Choice:
+    """The strength that the inner folds chose, and how each did."""
+
+    strength: float
+    losses: dict[float, float]
+    notes: tuple[str, ...]
+    point: Features | None  # the mean solution over the inner folds
+
+
+def _choose(
     features: Features,
     labels: Ints,
     weights: Floats,
-    inner: Ints,
+    inner: Ints | None,
     classes_count: int,
-    strengths: Sequence[float],
-    notes: list[str],
-) -> dict[float, float]:
-    """Return the log loss over all inner folds of each strength, the strongest first."""
+    strengths: Floats,
+) -> _Choice:
+    """Solve every strength on every inner fold, side by side, and take that of the least loss."""
+    if inner is None:
+        strength = float(strengths[len(strengths) // 2])
+        note = f"strength {strength:g} was not chosen by inner folds: too few persons"
+        return _Choice(strength, {}, (note,), None)
+    folds = np.unique(inner)
+    parts = np.where(inner == folds[:, np.newaxis], 0.0, weights)
+    found, gaps = solve(
+        features,
+        labels,
+        classes_count,
+        np.repeat(parts, len(strengths), axis=0),
+        np.tile(strengths, len(folds)),
+        tolerance=_ROUGH,
+        most=_ITERATIONS,
+    )
+    points = found.reshape(len(folds), len(strengths), *found.shape[1:])
     predicted = np.empty((len(strengths), len(labels), classes_count))
-    for fold in np.unique(inner):
+    for number, fold in enumerate(folds):
         held = inner == fold
-        fit = _solver(features[~held], labels[~held], weights[~held], classes_count, _ROUGH, notes)
-        for number, strength in enumerate(strengths):
-            solved, bias = fit(strength)
-            predicted[number, held] = _softmax(features[held] @ solved.T + bias)
-    return {
-        strength: float(log_loss(labels, probabilities, weights))
-        for strength, probabilities in zip(strengths, predicted, strict=True)
-    }
+        predicted[:, held] = _predict(features[held], points[number])
+    losses = [float(log_loss(labels, probabilities, weights)) for probabilities in predicted]
+    best = int(np.argmin(losses))  # the first, and so the strongest, where they tie
+    notes = _note_gaps(strengths, gaps.reshape(len(folds), -1).max(axis=0), _ROUGH)
+    by_strength = dict(zip(strengths.tolist(), losses, strict=True))
+    return _Choice(float(strengths[best]), by_strength, notes, points[:, best].mean(axis=0))
 
 
-def _solver(
-    features: Features,
-    labels: Ints,
-    weights: Floats,
-    classes_count: int,
-    tolerance: float,
-    notes: list[str],
-) -> Callable[[float], tuple[Floats, Floats]]:
-    """Return a function of the strength that solves; each call starts where the last one ended."""
-    from sklearn.linear_model import LogisticRegression
-
-    present = np.unique(labels)
-    model = LogisticRegression(tol=tolerance, max_iter=_ITERATIONS, warm_start=True)
-
-    def fit(strength: float) -> tuple[Floats, Floats]:
-        bias = np.full(classes_count, -np.inf)
-        solved = np.zeros((classes_count, features.shape[1]))
-        if len(present) == 1:
-            bias[present] = 0.0
-            return solved, bias
-        # scikit-learn weighs a sum of losses against the penalty, this module the mean.
-        model.set_params(C=1 / (strength * weights.sum()))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            model.fit(features, labels, sample_weight=weights)
-        notes.extend(f"strength {strength:g}: {warning.message}" for warning in caught)
-        # Of two classes there is one row, for the second against the first.
-        first = [np.zeros_like(model.coef_[0])] if len(present) == 2 else []
-        solved[present] = [*first, *model.coef_]
-        bias[present] = [*np.zeros(len(first)), *model.intercept_]
-        return solved, bias
-
-    return fit
+def _predict(features: Features, points: Features) -> Features:
+    """Return the probabilities (p, n, classes) by solutions (p, rows, d + 1)."""
+    logits = features @ points[..., :-1].swapaxes(1, 2) + points[:, np.newaxis, :, -1]
+    return softmax(_fill_rows(logits.swapaxes(1, 2)).swapaxes(1, 2))
 
 
-def _softmax(logits: Floats) -> Floats:
-    odds: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
-    odds /= odds.sum(axis=1, keepdims=True)
-    return odds
+def _fill_rows(rows: Features) -> Features:
+    """Return a row a class (second last axis): of two classes, the first one is 0."""
+    return rows if rows.shape[-2] > 1 else np.concatenate([np.zeros_like(rows), rows], axis=-2)
+
+
+def _note_gaps(
+    strengths: Iterable[float], gaps: Iterable[float], tolerance: float
+) -> tuple[str, ...]:
+    return tuple(
+        f"strength {strength:g} did not converge: it may be {gap:.1g} nats from its optimum"
+        for strength, gap in zip(strengths, gaps, strict=True)
+        if gap > tolerance
+    )
 
 
 def _blocks(features: Features) -> Iterator[slice]:

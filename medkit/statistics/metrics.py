@@ -52,6 +52,7 @@ def measure(
     weights: npt.ArrayLike | None = None,
     *,
     positive: int = 1,
+    predicted: npt.NDArray[np.integer[Any]] | None = None,
 ) -> Measured:
     """Return every metric.
 
@@ -67,11 +68,15 @@ def measure(
         Of two classes, the one that sensitivity, specificity and AUC are about. Of more classes
         these three are means over the classes that occur in ``labels``, as balanced accuracy
         always is.
+    predicted : ndarray of int, shape (n,), optional
+        The predicted classes, where another rule than the largest probability decides.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     count = probabilities.shape[1]
     weights = _weights(weights, len(labels))
-    confusion = confuse(labels, probabilities.argmax(axis=1), count, weights)
+    if predicted is None:
+        predicted = probabilities.argmax(axis=1)
+    confusion = confuse(labels, predicted, count, weights)
     by_class = {
         "sensitivity": sensitivity(confusion),
         "specificity": specificity(confusion),

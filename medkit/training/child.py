@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,82 @@ GRACE = 10.0
 Event = dict[str, Any]
 
 
+class Child:
+    """A child process at its work.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the job.
+    steps : sequence of int or str
+        The folds to do, in order.
+    variables : mapping
+        The whole environment of the child.
+    log : Path, optional
+        What the child's output is added to; by default ``log.txt`` in the folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        steps: Sequence[int | str],
+        variables: Mapping[str, str],
+        log: Path | None = None,
+    ) -> None:
+        self.log = log or folder / "log.txt"
+        command = [sys.executable, "-P", "-m", "medkit.training.worker", str(folder)]
+        with self.log.open("ab") as output:
+            self._start = output.seek(0, os.SEEK_END)
+            self._process = subprocess.Popen(
+                [*command, *map(str, steps)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=dict(variables),
+                **_apart(),
+            )
+
+    def events(self) -> Iterator[Event]:
+        """Yield what the child says, until it ends."""
+        for line in self._process.stdout or ():
+            try:
+                yield json.loads(line)
+            except ValueError:  # a last line that the child's death cut off
+                continue
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def close(self) -> str:
+        """Wait for the end; return how the child ended, empty if it ended as it should."""
+        with self._process as process:
+            process.wait()
+        return _describe_end(process.returncode, _read_tail(self.log, self._start))
+
+    def ask_to_stop(self) -> None:
+        """Tell the child to leave at the next safe place."""
+        try:
+            if self._process.stdin is not None:
+                self._process.stdin.write(b"stop")
+                self._process.stdin.flush()
+        except (OSError, ValueError):
+            pass  # it ended before
+
+    def kill(self, grace: float = 0.0) -> None:
+        """End the child, after some seconds in which it may end by itself."""
+        try:
+            self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            pass  # it does not want to
+        finally:  # also when Ctrl-C comes a second time
+            self._process.kill()
+
+
 def follow_child(
     folder: Path,
-    steps: list[str],
+    steps: Sequence[int | str],
     variables: Mapping[str, str],
     handle: Callable[[Event], None],
 ) -> str:
@@ -31,12 +104,8 @@ def follow_child(
 
     Parameters
     ----------
-    folder : Path
-        Holds the job; the child's output is added to ``log.txt`` there.
-    steps : list of str
-        The folds to do, in order.
-    variables : mapping
-        The whole environment of the child.
+    folder, steps, variables
+        As `Child` takes them.
     handle : callable
         Called with each event the child sends.
 
@@ -50,23 +119,16 @@ def follow_child(
     KeyboardInterrupt
         After the child has been told to stop and has ended.
     """
-    command = [sys.executable, "-P", "-m", "medkit.training.worker", str(folder), *steps]
-    with (folder / "log.txt").open("ab") as log:
-        start = log.seek(0, os.SEEK_END)
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=dict(variables),
-            **_apart(),
-        ) as child:
-            try:
-                _listen(child, handle)
-            except BaseException:  # also Ctrl-C: the child must not outlive this function
-                _stop(child)
-                raise
-    return _describe_end(child.returncode, _read_tail(folder / "log.txt", start))
+    child = Child(folder, steps, variables)
+    try:
+        for event in child.events():
+            handle(event)
+        return child.close()
+    except BaseException:  # also Ctrl-C: the child must not outlive this function
+        child.ask_to_stop()
+        child.kill(GRACE)
+        child.close()
+        raise
 
 
 def _apart() -> dict[str, Any]:
@@ -74,27 +136,6 @@ def _apart() -> dict[str, Any]:
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}
-
-
-def _listen(child: subprocess.Popen[bytes], handle: Callable[[Event], None]) -> None:
-    for line in child.stdout or ():
-        try:
-            event = json.loads(line)
-        except ValueError:  # a last line that the child's death cut off
-            continue
-        handle(event)
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    try:
-        if child.stdin is not None:
-            child.stdin.write(b"stop")
-            child.stdin.flush()
-        child.wait(GRACE)
-    except (OSError, subprocess.TimeoutExpired):
-        pass  # it ended before, or does not want to
-    finally:  # also when Ctrl-C comes a second time
-        child.kill()
 
 
 def _describe_end(code: int, tail: str) -> str:

@@ -21,9 +21,18 @@ if TYPE_CHECKING:
     from medkit.images.reader import Images
 
 
+# What a fit may tell of itself while it goes on.
+FACTS = frozenset({"epoch", "epochs", "loss", "validation_loss", "images_per_second", "batch_size"})
+
+
 @runtime_checkable
 class Model(Protocol):
-    """What a trainer returns."""
+    """What a trainer returns.
+
+    Two members are optional, and together make it possible to export the model: ``network``, a
+    ``keras.Model`` in float32 from pixels (n, H, W, C) to probabilities (n, classes), and
+    ``view``, the keywords of ``images.with_view`` for these pixels.
+    """
 
     def predict_proba(self, images: Images) -> npt.NDArray[np.floating[Any]]:
         """Return an array (n, classes), columns in the order of ``classes``.
@@ -46,9 +55,13 @@ class Trainer(Protocol):
     content, so a trainer that has it also has ``feature_spec()``: a JSON-able mapping of all that
     the features depend on besides the pixels (layer, hash of the weights; under ``"view"`` the
     keywords that ``images.with_view`` is called with). ``head = "linear"`` leaves ``fit`` and
-    ``load`` to the host, which solves a multinomial logistic regression on the features.
+    ``load`` to the host, which solves a multinomial logistic regression on the features. Both may
+    follow from the options, because the host asks an instance: ``head`` may be a property, and
+    ``feature_spec()`` returns None where ``features`` is not to be called.
     ``weights_used``, set once features or a fit are there, is a mapping that tells of pretrained
     weights: ``name``, ``sha256`` and ``pretrained``; the report warns where the last is false.
+    ``feature_network()`` makes a trainer with ``head = "linear"`` one that can be exported: a
+    ``keras.Model`` from pixels of the view (n, H, W, C) to the features (n, d).
 
     Attributes
     ----------
@@ -122,6 +135,7 @@ class LabelledImages:
     def take(self, rows: npt.ArrayLike) -> LabelledImages:
         """Return some of the images, in the order given."""
         rows = np.asarray(rows)
+        rows = rows if rows.size else rows.astype(np.int64)  # NumPy takes none for floats
         return LabelledImages(
             self.images.take(rows),
             self.labels[rows],
@@ -144,13 +158,15 @@ class RunContext:
     checkpoints : Path
         For resuming after a kill; removed when the fold is done.
     device : str
-        ``"cpu"``, ``"gpu"`` or ``"gpu:0"``; the host has already hidden the others.
+        ``"cpu"``, or ``"gpu:0"``: the host has hidden the others.
     threads : int
         How many to use.
     log : callable
         Takes a sentence for the run's log.
     progress : callable
         Takes (done, total, unit); features are counted by the host.
+    facts : callable
+        Use `status`.
     looks : callable
         Use `look`.
     stopping : callable
@@ -164,8 +180,28 @@ class RunContext:
     threads: int = 1
     log: Callable[[str], None] = field(default=lambda text: None)
     progress: Callable[[int, int, str], None] = field(default=lambda done, total, unit: None)
+    facts: Callable[[Mapping[str, Any]], None] = field(default=lambda facts: None)
     looks: Callable[[Mapping[str, Any]], None] = field(default=lambda look: None)
     stopping: Callable[[], bool] = field(default=lambda: False)
+
+    def status(self, **facts: float) -> None:
+        """Tell how the fit stands, as often as it is known; the last word of an epoch is kept.
+
+        Parameters
+        ----------
+        **facts : float
+            Of ``epoch`` (from 0) and ``epochs``, ``loss`` and ``validation_loss`` (mean log loss,
+            lower is better), ``images_per_second`` and ``batch_size``. What is left out stays as
+            it was told.
+
+        Raises
+        ------
+        TypeError
+            If a fact has another name.
+        """
+        if unknown := sorted({*facts} - FACTS):
+            raise TypeError(f"unknown facts {unknown}; a status is of {sorted(FACTS)}")
+        self.facts(facts)
 
     def look(self, epoch: int, value: float, chosen: bool) -> None:
         """Record one look at the validation part.

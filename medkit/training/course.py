@@ -1,10 +1,10 @@
-"""How far a run is: kept in ``run.json``, moved on by the events of the child."""
+"""How far a run is: kept in ``run.json``, moved on by the events of its children."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from medkit.training.child import Event
 from medkit.training.job import fold_folder, read_part
 from medkit.training.result import read_probabilities, seal_fold
 from medkit.workspace import write_json
+
+# Is told of every event of a run: those of its children, and one when a fold is settled.
+Watcher = Callable[[Event], None]
 
 
 @dataclass
@@ -27,25 +30,25 @@ class Course:
     record : dict
         Content of ``run.json``; written whenever it changes.
     progress : callable
-        Is told of the progress inside a fold.
-    current : int or None
-        The fold that the child works on.
-    error : str
-        What the child last said went wrong.
-    began : float
-        When the current fold did.
+        Is told how many folds are done, and of the progress of what comes before them.
+    watchers : sequence of callable
+        Are told of every event; see `medkit.training.monitoring`.
+    errors : dict
+        What a child last said went wrong, by the fold it was at, or None.
+    began : dict
+        When each fold did.
     """
 
     folder: Path
     record: dict[str, Any]
     progress: Progress
-    current: int | None = None
-    error: str = ""
-    began: float = 0.0
+    watchers: Sequence[Watcher] = ()
+    errors: dict[int | None, str] = field(default_factory=dict)
+    began: dict[int, float] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
-        """Where what the child printed is."""
+        """Where what the children printed is."""
         return self.folder / "log.txt"
 
     def write(self) -> None:
@@ -56,13 +59,20 @@ class Course:
         """Return the folds that are neither done nor failed."""
         return [fold["fold"] for fold in self.record["folds"] if fold["status"] == "waiting"]
 
+    def tell(self, event: Event) -> None:
+        """Tell the watchers of an event."""
+        for watcher in self.watchers:
+            watcher(event)
+
     def handle(self, event: Event) -> None:
-        """Take note of an event of the child."""
-        _HANDLERS[event["event"]](self, event)
+        """Take note of an event of a child."""
+        self.tell(event)
+        if handler := _HANDLERS.get(event["event"]):
+            handler(self, event)
 
     def start(self, fold: int) -> None:
-        """Note that the child has begun a fold."""
-        self.current, self.began = fold, time.monotonic()
+        """Note that a fold has begun."""
+        self.began[fold] = time.monotonic()
 
     def finish(self, fold: int, seconds: float | None = None) -> None:
         """Check what a fold left and seal it; what does not pass makes the fold a failed one."""
@@ -82,15 +92,15 @@ class Course:
 
     def _settle(self, fold: int, status: str, error: str, seconds: float | None) -> None:
         if seconds is None:
-            seconds = time.monotonic() - self.began
+            seconds = time.monotonic() - self.began.get(fold, time.monotonic())
         self.record["folds"][fold] = {
             "fold": fold,
             "status": status,
             "seconds": round(seconds, 3),
             "error": error or None,
         }
-        self.current, self.error = None, ""
         self.write()
+        self.tell({"event": "settled", **self.record["folds"][fold]})
         total = len(self.record["folds"])
         self.progress(total - len(self.list_left()), total, "folds")
 
@@ -99,9 +109,10 @@ class Course:
         self.record["weights"], self.record["features"] = event["weights"], event["features"]
         self.write()
 
-    def note_error(self, event: Event) -> None:
-        """Keep what the child said last before it ended."""
-        self.error = event["error"]
+    def note_progress(self, event: Event) -> None:
+        """Pass progress on; that inside a fold is the watchers'."""
+        if event.get("fold") is None:
+            self.progress(event["done"], event["total"], event["unit"])
 
 
 def wait(fold: int) -> dict[str, Any]:
@@ -113,6 +124,6 @@ _HANDLERS: dict[str, Callable[[Course, Event], None]] = {
     "opened": Course.note_opening,
     "started": lambda course, event: course.start(event["fold"]),
     "finished": lambda course, event: course.finish(event["fold"]),
-    "failed": Course.note_error,
-    "progress": lambda course, event: course.progress(event["done"], event["total"], event["unit"]),
+    "failed": lambda course, event: course.errors.update({event["fold"]: event["error"]}),
+    "progress": Course.note_progress,
 }

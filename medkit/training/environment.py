@@ -7,16 +7,20 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from medkit.diagnosis import look_for_gpus
 from medkit.engine import count_workers
 from medkit.errors import UsageError
 from medkit.workspace import describe_versions
 
 _BACKENDS = ("tensorflow", "jax", "torch")
 _DEVICE = re.compile(r"auto|cpu|gpu(:\d+)?")
+_CARD = re.compile(r"^GPU (\d+): (?P<card>.+) \(UUID: (\S+)\)", re.MULTILINE)
 _THREAD_COUNTS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -37,6 +41,14 @@ _DETERMINISTIC = {
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """A card, by its name, and how CUDA_VISIBLE_DEVICES names it."""
+
+    number: str
+    card: str
+
+
+@dataclass(frozen=True)
 class Environment:
     """Where fits happen; part of what identifies a run.
 
@@ -48,26 +60,33 @@ class Environment:
         Pinned for every library that has threads.
     backend : str
         Keras's, or ``"none"`` where no backend is installed.
+    gpus : tuple of Gpu
+        That are used: each child sees one.
+    note : str
+        Why a card that is here is not used; empty if there is nothing to say.
     """
 
     device: str
     threads: int
     backend: str
+    gpus: tuple[Gpu, ...] = ()
+    note: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Return what equal features and models need to have in common."""
-        versions = describe_versions("numpy", "scikit-learn", "keras", self.backend)
+        versions = describe_versions("numpy", "keras", self.backend)
         # The platform's text has the kernel's version, which moves under a run that is resumed.
         del versions["platform"]
-        return {**asdict(self), "versions": versions}
+        names = ("device", "threads", "backend")
+        return {**{name: getattr(self, name) for name in names}, "versions": versions}
 
-    def variables(self) -> dict[str, str]:
-        """Return the variables that a child process starts with."""
+    def variables(self, gpu: int = 0) -> dict[str, str]:
+        """Return the variables that a child process starts with, on one of the GPUs if any."""
         return {
             **os.environ,
             **_DETERMINISTIC,
             **dict.fromkeys(_THREAD_COUNTS, str(self.threads)),
-            **_show_devices(self.device),
+            **self._show_device(gpu),
             **({} if self.backend == "none" else {"KERAS_BACKEND": self.backend}),
             "TF_CPP_MIN_LOG_LEVEL": "2",
             # The child finds the plugins that this process found, and with -P nothing else: the
@@ -75,16 +94,47 @@ class Environment:
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # noqa: PTH109
         }
 
+    def _show_device(self, gpu: int) -> dict[str, str]:
+        if not self.gpus:
+            return {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+        return {
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            "CUDA_VISIBLE_DEVICES": self.gpus[gpu].number,
+            # CUDA counts by speed unless told otherwise, nvidia-smi by place.
+            **({} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
+        }
 
-def choose_environment(device: str = "auto", threads: int | None = None) -> Environment:
-    """Return the environment for what was asked; nothing heavy is imported.
+
+def choose_environment(
+    device: str = "auto", threads: int | None = None, backend: str | None = None
+) -> Environment:
+    """Return the environment for what was asked; nothing heavy is imported here.
+
+    A card counts if the backend can use it; it is asked, in a process of its own, where there is
+    a card.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` for all GPUs, or the processors where there is none, ``"cpu"``, ``"gpu"`` for all
+        GPUs, or ``"gpu:N"`` for one.
+    threads : int, optional
+        By default as many as there are processors.
+    backend : str, optional
+        By default ``KERAS_BACKEND``, or the first that is installed.
 
     Raises
     ------
     UsageError
-        If the device is unknown, or a GPU is asked for and there is none.
+        If the device is unknown, or a GPU is asked for and there is none that can be used.
     """
-    return Environment(_choose_device(device), count_workers(threads), _choose_backend())
+    if not _DEVICE.fullmatch(device):
+        raise UsageError(f"unknown device {device!r}; use auto, cpu, gpu or gpu:0")
+    backend = backend or _choose_backend()
+    gpus, note = ((), "") if device == "cpu" else _choose_gpus(device, backend)
+    if device == "auto":
+        device = "gpu" if gpus else "cpu"
+    return Environment(device, count_workers(threads), backend, gpus, note)
 
 
 def _choose_backend() -> str:
@@ -92,55 +142,53 @@ def _choose_backend() -> str:
     return os.environ.get("KERAS_BACKEND") or next(installed, "none")
 
 
-def _choose_device(asked: str) -> str:
-    if not _DEVICE.fullmatch(asked):
-        raise UsageError(f"unknown device {asked!r}; use auto, cpu, gpu or gpu:0")
-    if asked == "cpu":
-        return asked
+def _choose_gpus(asked: str, backend: str) -> tuple[tuple[Gpu, ...], str]:
+    """Return the GPUs for a device that is not the processor, and why there are none."""
     gpus = _list_gpus()
-    if asked == "auto":
-        return "gpu" if gpus else "cpu"
-    if _number(asked) >= len(gpus):
+    number = int(asked.partition(":")[2] or 0)
+    if asked != "auto" and number >= len(gpus):
         raise UsageError(
             f"device {asked!r} was asked for, but there are {len(gpus)} GPUs here by nvidia-smi "
             "and CUDA_VISIBLE_DEVICES; use --device cpu or auto"
         )
-    return asked
+    if not gpus:
+        return (), ""
+    seen, why = look_for_gpus(backend)
+    if not seen:
+        note = f"{describe_cards(gpus)} is here, and {backend} cannot use it: {why}"
+        if asked != "auto":
+            raise UsageError(f"{note}; use --device cpu or auto")
+        return (), f"{note}; training uses the processors"
+    return tuple(gpus[number : number + 1] if ":" in asked else gpus), ""
 
 
-def _number(device: str) -> int:
-    return int(device.partition(":")[2] or 0)
+def describe_cards(gpus: Sequence[Gpu]) -> str:
+    """Return the names of cards for a person: equal ones are counted."""
+    counts = Counter(gpu.card for gpu in gpus)
+    return ", ".join(card if count == 1 else f"{count} x {card}" for card, count in counts.items())
 
 
-def _list_gpus() -> list[str]:
-    """Return the NVIDIA GPUs at hand, as CUDA_VISIBLE_DEVICES names them."""
+def _list_gpus() -> list[Gpu]:
+    """Return the NVIDIA GPUs at hand."""
+    names = _ask_driver()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = [str(number) for number in range(_count_gpus())]
-    if chosen is None or not found:
-        return found
-    return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    if chosen is None or not names:
+        return [Gpu(name, card) for name, card in names.items() if name.isdigit()]
+    shown = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
+    return [Gpu(name, names.get(name, name)) for name in shown]
 
 
-def _count_gpus() -> int:
+def _ask_driver() -> dict[str, str]:
+    """Return the name of each card that nvidia-smi lists, by its number and by its UUID."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        return 0
+        return {}
     try:
         listed = subprocess.run(
             [command, "--list-gpus"], capture_output=True, text=True, timeout=60, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-
-
-def _show_devices(device: str) -> dict[str, str]:
-    if device == "cpu":
-        return {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    shown = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    if ":" in device:
-        shown["CUDA_VISIBLE_DEVICES"] = _list_gpus()[_number(device)]
-        # CUDA counts by speed unless told otherwise, nvidia-smi by place.
-        if "CUDA_VISIBLE_DEVICES" not in os.environ:
-            shown["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    return shown
+        return {}
+    return {
+        key: found["card"] for found in _CARD.finditer(listed.stdout) for key in found.group(1, 3)
+    }

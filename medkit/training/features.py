@@ -1,17 +1,16 @@
-"""Features, computed once for all folds and kept by content.
+"""Features, computed once an image and kept by content.
 
-    features/KEY.npy       a row for each distinct image, float32, ordered by the image's hash
-    features/KEY.journal   while they are computed: a line a finished batch, with its hash
-    features/KEY.json      once they are complete: shape, hash, and what they come from
+    features/KEY.json      what they are of; its time of change tells when they were last used
+    features/KEY.npy, KEY.journal     a row an image, by `medkit.training.rowfiles`
 
-Because row i depends on image i alone, sharing them between folds cannot leak. The key is a hash
-of all they depend on: the pixels as the trainer sees them, what the trainer says of itself, its
-version, and the environment.
+KEY is a hash of all that a row depends on besides the pixels: extractor, layer, weights, view and
+environment. A row is found by the hash of its image, as `Images.hashes` gives it: of the pixels,
+the window and the view. Folds, labels, cohorts, runs and trainers share them; because row i depends
+on image i alone, sharing cannot leak. The workspace's lock lets one process compute at a time.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medkit.errors import TrainingError, WorkspaceError
-from medkit.workspace import hash_file, hash_json, read_json, write_json
+from medkit.errors import TrainingError
+from medkit.training.rowfiles import RowFile, open_rows
+from medkit.workspace import hash_json, write_json
 
 if TYPE_CHECKING:
     from medkit.images.reader import Images
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
+FORMAT = 2
 # Images of a batch. Fixed, because an image's last bits can depend on its neighbours in a batch.
 BATCH = 128
 
@@ -50,7 +51,7 @@ def compute_features(
     origin : mapping
         JSON-able: all that the features depend on besides the pixels.
     extract : callable
-        Returns an array (n, d) for n images.
+        Returns an array (n, d) for n images. It is asked for those alone that the store has not.
     progress : callable
         Takes (done, total, unit).
 
@@ -68,90 +69,42 @@ def compute_features(
     """
     if not len(images):
         raise TrainingError("there are no images to compute features of")
-    hashes, first, rows = np.unique(images.hashes, return_index=True, return_inverse=True)
-    key = hash_json({"origin": origin, "images": hashes.tolist()}, length=32)
-    if not _is_complete(store, key):
-        store.mkdir(parents=True, exist_ok=True)
-        _compute(images.take(first), store / key, extract, progress)
-        _complete(store / key, origin)
-    return key, rows.astype(np.int64)
+    hashes, first, inverse = np.unique(images.hashes, return_index=True, return_inverse=True)
+    key = name_key(origin)
+    write_json(store / f"{key}.json", {"format": FORMAT, "origin": origin})
+    file = RowFile(store / key)
+    places = file.find(hashes.tolist())
+    left = [number for number, name in enumerate(hashes) if name not in places]
+    progress(len(places), len(hashes), "images")
+    for start in range(0, len(left), BATCH):
+        batch = left[start : start + BATCH]
+        chosen = images.take(first[batch])
+        places |= file.append(hashes[batch].tolist(), _check(extract(chosen), chosen))
+        progress(len(places), len(hashes), "images")
+    return key, np.array([places[name] for name in hashes], dtype=np.int64)[inverse]
+
+
+def name_key(origin: Mapping[str, Any]) -> str:
+    """Return the name of the features that come from this."""
+    return hash_json({"format": FORMAT, "origin": origin}, length=32)
+
+
+def find_missing(images: Images, store: Path, origin: Mapping[str, Any]) -> Rows:
+    """Return one position of each distinct image whose features are not in the store.
+
+    They stand in the order in which `compute_features` asks for them.
+    """
+    hashes, first = np.unique(images.hashes, return_index=True)
+    places = RowFile(store / name_key(origin)).find(hashes.tolist())
+    return first[[name not in places for name in hashes]].astype(np.int64)
 
 
 def open_features(store: Path, key: str) -> Floats:
-    """Return complete features as a memory map, a row a distinct image."""
-    mapped: Floats = np.load(store / f"{key}.npy", mmap_mode="r", allow_pickle=False)
-    return mapped
+    """Return features as a memory map, a row a distinct image.
 
-
-def _is_complete(store: Path, key: str) -> bool:
-    try:
-        marker = read_json(store / f"{key}.json")
-        return bool(marker["sha256"] == hash_file(store / f"{key}.npy"))
-    except (WorkspaceError, OSError):
-        return False
-
-
-def _complete(base: Path, origin: Mapping[str, Any]) -> None:
-    array = base.with_suffix(".npy")
-    shape = np.load(array, mmap_mode="r").shape
-    write_json(
-        base.with_suffix(".json"),
-        {"origin": origin, "shape": shape, "sha256": hash_file(array)},
-    )
-    base.with_suffix(".journal").unlink(missing_ok=True)
-
-
-def _compute(
-    images: Images,
-    base: Path,
-    extract: Callable[[Images], Any],
-    progress: Callable[[int, int, str], None],
-) -> None:
-    """Fill ``KEY.npy`` batch by batch, but for those that a killed process has left whole."""
-    array, whole = _reopen(base, len(images))
-    for start in range(0, len(images), BATCH):
-        stop = min(start + BATCH, len(images))
-        if start not in whole:
-            batch = images.take(np.arange(start, stop))
-            values = _check(extract(batch), batch)
-            if array is None:
-                array = _start(base, (len(images), values.shape[1]))
-            _store(array, start, values)
-            with base.with_suffix(".journal").open("ab") as journal:
-                journal.write(_spell_line(start, array[start:stop]))
-        progress(stop, len(images), "images")
-
-
-def _start(base: Path, shape: tuple[int, int]) -> Floats:
-    base.with_suffix(".journal").unlink(missing_ok=True)
-    return np.lib.format.open_memmap(base.with_suffix(".npy"), "w+", np.dtype("<f4"), shape)
-
-
-def _store(array: Floats, start: int, values: Floats) -> None:
-    if values.shape[1] != array.shape[1]:
-        raise TrainingError(
-            f"'features' gave {array.shape[1]} numbers an image, then {values.shape[1]}; "
-            "every image has as many"
-        )
-    array[start : start + len(values)] = values
-    array.flush()  # type: ignore[attr-defined] # a memory map
-
-
-def _reopen(base: Path, count: int) -> tuple[Floats | None, set[int]]:
-    """Return the array that a killed process left, and where its whole batches start."""
-    try:
-        lines = set(base.with_suffix(".journal").read_bytes().splitlines(keepends=True))
-        array = np.lib.format.open_memmap(base.with_suffix(".npy"), "r+")
-    except (OSError, ValueError):  # nothing there, or cut off before the first batch
-        return None, set()
-    starts = range(0, count, BATCH)
-    # A line is believed if it is what the bytes of its batch say: pages can be lost with power.
-    whole = {start for start in starts if _spell_line(start, array[start : start + BATCH]) in lines}
-    return (array, whole) if whole and len(array) == count else (None, set())
-
-
-def _spell_line(start: int, values: Floats) -> bytes:
-    return f"{start} {hashlib.sha256(values.tobytes()).hexdigest()}\n".encode()
+    The rows that `compute_features` returned are whole; others may not be.
+    """
+    return open_rows(store / key)
 
 
 def _check(values: Any, images: Images) -> Floats:

@@ -7,6 +7,7 @@ with one BLAS thread, so that the result does not depend on how many run at a ti
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from medkit.cohort.folds import make_inner_folds
 from medkit.engine import Died, map_items
+from medkit.errors import TrainingError
 from medkit.statistics.linear import LinearHead, fit_linear
 from medkit.training.course import Course
 from medkit.training.features import open_features
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from medkit.images.reader import Images
 
     Floats = npt.NDArray[np.floating[Any]]
+
+# Memory a fold takes while it is solved, at most, for each feature of each image.
+_BYTES = 28
 
 
 @dataclass(frozen=True)
@@ -77,18 +82,32 @@ class LinearModel:
 
 
 def is_linear(trainer: Any) -> bool:
-    """Tell whether a trainer leaves ``fit`` and ``load`` to the host."""
+    """Tell whether a trainer, an instance, leaves ``fit`` and ``load`` to the host."""
     return getattr(trainer, "head", "") == "linear"
 
 
-def solve_folds(course: Course, workers: int) -> None:
-    """Solve the folds of a run that are left, several at a time."""
+def read_spec(trainer: Any) -> dict[str, Any] | None:
+    """Return what a trainer, an instance, says of its features; None where it has none."""
+    spec = trainer.feature_spec() if hasattr(trainer, "feature_spec") else None
+    return None if spec is None else dict(spec)
+
+
+def solve_folds(course: Course, workers: int, engine: str = "local") -> None:
+    """Solve the folds of a run that are left, several at a time.
+
+    Raises
+    ------
+    TrainingError
+        If the memory of this machine does not hold what one fold needs.
+    """
     features = course.record["features"]
     tasks = [
         FoldTask(course.folder, fold, features["key"], features["spec"])
         for fold in course.list_left()
     ]
-    for outcome in map_items(solve_fold, tasks, workers=workers):
+    if tasks and engine == "local":
+        workers = _share_memory(tasks[0], workers)
+    for outcome in map_items(solve_fold, tasks, workers=workers, engine=engine):
         fold, solved = outcome.item.fold, outcome.result
         if isinstance(solved, Died):
             course.fail(fold, f"the process that solved it died: {solved.detail}", 0.0)
@@ -96,6 +115,30 @@ def solve_folds(course: Course, workers: int) -> None:
             course.fail(fold, solved.error, solved.seconds)
         else:
             course.finish(fold, solved.seconds)
+
+
+def _share_memory(task: FoldTask, workers: int) -> int:
+    """Return how many folds fit into memory at a time; the result does not depend on it."""
+    job, numbers = read_job(task.run)
+    width = open_features(Path(job.feature_store), task.feature_key).shape[1]
+    needed, there = _BYTES * len(numbers) * int(width), count_memory()
+    if there is None:
+        return workers
+    if needed > there:
+        raise TrainingError(
+            f"to solve a fold of {len(numbers)} images with {width:,} features each takes "
+            f"{needed / 1e9:.1f} GB of memory, and this machine has {there / 1e9:.1f}; a smaller "
+            "-p size, a layer with fewer maps, or -p solver=minibatch of softmax would work"
+        )
+    return min(workers, there // needed)
+
+
+def count_memory() -> int | None:
+    """Return the bytes of memory of this machine; None where the system does not say."""
+    try:
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def solve_fold(task: FoldTask) -> Solved:

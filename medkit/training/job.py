@@ -34,7 +34,8 @@ class Job:
     Attributes
     ----------
     task : str
-        ``"fit"`` folds, compute ``"features"`` only, or ``"predict"`` with finished models.
+        ``"fit"`` folds, compute ``"features"`` only, ``"predict"`` with finished models, or
+        ``"export"`` them.
     plugin, distribution, version : str
         The trainer.
     params : dict
@@ -48,7 +49,7 @@ class Job:
     environment : dict
         Device, threads, backend and versions, from `Environment.describe`.
     models : list of str
-        Folders of finished folds, to predict with.
+        Folders of finished folds, to predict with or to export.
     """
 
     task: str
@@ -91,9 +92,13 @@ class Job:
         write_json(folder / "job.json", asdict(self))
 
     def describe_features(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all that features depend on besides the pixels."""
-        names = ("plugin", "distribution", "version", "environment")
-        return {**{name: getattr(self, name) for name in names}, "spec": spec}
+        """Return all that features depend on besides the pixels.
+
+        That is the trainer, or the extractor that it names: trainers of one extractor share them.
+        """
+        names = () if "extractor" in spec else ("plugin", "distribution", "version")
+        maker = {name: getattr(self, name) for name in names}
+        return {**maker, "environment": self.environment, "spec": spec}
 
     def describe_trainer(self, spec: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what a model comes from; kept beside it."""

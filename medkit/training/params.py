@@ -1,15 +1,21 @@
-"""Options of a trainer: ``-p key=value`` read against the typed fields of its Params dataclass."""
+"""Options of a trainer: ``-p key=value`` read against the typed fields of its Params dataclass.
+
+The type of a field says how a value is written, and `option` within what limits it lies. Both stand
+in the help and in the error that answers a bad value. What depends on several fields is the
+dataclass's own to check, in ``__post_init__``, with a ValueError that begins with ``name=value:``.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
+import operator
 import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from medkit.errors import PluginError, UsageError
+from medkit.errors import MedkitError, PluginError, UsageError
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Option:
     default : str or None
         Spelled as ``-p`` would read it; None if the option must be given.
     help : str
-        The trainer's words, from the field's ``metadata={"help": ...}``.
+        The trainer's words, as given to `option`.
     """
 
     name: str
@@ -40,6 +46,66 @@ class _Kind:
 
     takes: str
     read: Callable[[str], Any]
+
+
+# How far a number may go: (words, test) by the name that `option` gives the limit.
+_LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "least": ("{} or more", operator.ge),
+    "above": ("above {}", operator.gt),
+    "most": ("{} or less", operator.le),
+    "below": ("below {}", operator.lt),
+}
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    check: Callable[[Any], object] | None = None,
+) -> Any:
+    """Return a field of a Params dataclass.
+
+    Parameters
+    ----------
+    default : object
+        The value where none is given; ``dataclasses.MISSING`` makes the option required.
+    text : str
+        What it does, for the help.
+    least, above, most, below : float, optional
+        Limits of a number, and of each number of a tuple; ``None`` and texts have none.
+    check : callable, optional
+        Takes the value, and raises ValueError or a `MedkitError` that says what would work.
+    """
+    limits = {"least": least, "above": above, "most": most, "below": below}
+    kept = {name: limit for name, limit in limits.items() if limit is not None}
+    return field(default=default, metadata={"help": text, "limits": kept, "check": check})
+
+
+def refuse_idle(params: Any, names: Collection[str], advice: str) -> None:
+    """Refuse options that would have no effect beside the others, for a ``__post_init__``.
+
+    Parameters
+    ----------
+    params : instance of a Params dataclass
+        As it was given.
+    names : collection of str
+        The options without effect.
+    advice : str
+        What would work.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not its default.
+    """
+    for one in fields(params):
+        value = getattr(params, one.name)
+        if one.name in names and value != _default(one):
+            raise ValueError(f"{one.name}={_spell(value)}: {advice}")
 
 
 def list_options(params: type) -> list[Option]:
@@ -97,8 +163,8 @@ def parse_options(params: type, given: Mapping[str, str]) -> Any:
     Raises
     ------
     UsageError
-        If a key is unknown, a value cannot be read, a required option is missing, or the
-        dataclass itself refuses the values with a ValueError.
+        If a key is unknown, a value cannot be read or is out of its limits, a required option is
+        missing, or the dataclass itself refuses the values with a ValueError.
     """
     kinds = _find_kinds(params)
     for key in given:
@@ -107,7 +173,11 @@ def parse_options(params: type, given: Mapping[str, str]) -> Any:
     missing = [name for name in _required(params) if name not in given]
     if missing:
         raise UsageError(f"-p {missing[0]}=... must be given: {kinds[missing[0]].takes}")
-    return _build(params, {key: _read(key, kinds[key], text) for key, text in given.items()})
+    values = {key: _read(key, kinds[key], text) for key, text in given.items()}
+    for one in fields(params):
+        if one.name in values and (check := one.metadata.get("check")):
+            _check(one.name, values[one.name], check)
+    return _build(params, values)
 
 
 def restore_params(params: type, stored: Mapping[str, Any]) -> Any:
@@ -122,7 +192,18 @@ def _build(params: type, values: Mapping[str, Any]) -> Any:
     try:
         return params(**values)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the options {dict(values)} are refused: {error}") from None
+        name, equals, _ = str(error).partition("=")
+        if equals and name in _find_kinds(params):
+            raise UsageError(f"-p {error}") from None
+        given = " ".join(f"-p {name}={_spell(value)}" for name, value in values.items())
+        raise UsageError(f"{given or 'the default options'}: {error}") from None
+
+
+def _check(name: str, value: Any, check: Callable[[Any], object]) -> None:
+    try:
+        check(value)
+    except (ValueError, MedkitError) as error:
+        raise UsageError(f"-p {name}={_spell(value)}: {error}") from None
 
 
 def _address(key: str, plugins: Mapping[str, type]) -> list[tuple[str, str]]:
@@ -150,27 +231,43 @@ def _read(key: str, kind: _Kind, text: str) -> Any:
     try:
         return kind.read(text)
     except ValueError:
-        raise UsageError(f"-p {key}={text!r} cannot be read: give {kind.takes}") from None
+        raise UsageError(f"-p {key}={text}: give {kind.takes}") from None
 
 
 def _find_kinds(params: type) -> dict[str, _Kind]:
     try:
         hints = get_type_hints(params)
-        return {field.name: _find_kind(hints[field.name]) for field in fields(params)}
+        return {
+            one.name: _find_kind(hints[one.name], one.metadata.get("limits", {}))
+            for one in fields(params)
+        }
     except (TypeError, NameError) as error:
         raise PluginError(f"the options of {params!r} cannot be read: {error}") from None
 
 
-def _find_kind(hint: Any) -> _Kind:
+def _find_kind(hint: Any, limits: Mapping[str, Any]) -> _Kind:
     if isinstance(hint, type) and hint in _PLAIN:
-        return _PLAIN[hint]
+        kind = _PLAIN[hint]
+        return _limit(kind, limits) if hint in (int, float) and limits else kind
     build = _NESTED.get(get_origin(hint))
     if build is None:
         raise TypeError(f"{hint!r} is none of the types an option can have")
-    return build(get_args(hint))
+    return build(get_args(hint), limits)
 
 
-def _choice(choices: tuple[Any, ...]) -> _Kind:
+def _limit(kind: _Kind, limits: Mapping[str, Any]) -> _Kind:
+    words = " and ".join(_LIMITS[name][0].format(limit) for name, limit in limits.items())
+
+    def read(text: str) -> Any:
+        value = kind.read(text)
+        if not all(_LIMITS[name][1](value, limit) for name, limit in limits.items()):
+            raise ValueError
+        return value
+
+    return _Kind(f"{kind.takes}, {words}", read)
+
+
+def _choice(choices: tuple[Any, ...], _: Mapping[str, Any]) -> _Kind:
     spelled = {_spell(choice): choice for choice in choices}
 
     def read(text: str) -> Any:
@@ -181,9 +278,10 @@ def _choice(choices: tuple[Any, ...]) -> _Kind:
     return _Kind(f"one of {', '.join(spelled)}", read)
 
 
-def _either(members: tuple[Any, ...]) -> _Kind:
+def _either(members: tuple[Any, ...], limits: Mapping[str, Any]) -> _Kind:
     # None is tried first, so that "none" is not taken as text by `str | None`.
-    kinds = [_find_kind(member) for member in sorted(members, key=lambda m: m is not _NONE)]
+    ordered = sorted(members, key=lambda member: member is not _NONE)
+    kinds = [_find_kind(member, limits) for member in ordered]
 
     def read(text: str) -> Any:
         for kind in kinds:
@@ -193,13 +291,13 @@ def _either(members: tuple[Any, ...]) -> _Kind:
                 continue
         raise ValueError
 
-    return _Kind(" or ".join(kind.takes for kind in reversed(kinds)), read)
+    return _Kind(" or ".join(kind.takes for kind in kinds), read)
 
 
-def _sequence(members: tuple[Any, ...]) -> _Kind:
+def _sequence(members: tuple[Any, ...], limits: Mapping[str, Any]) -> _Kind:
     """``tuple[int, ...]`` is any number of values, ``tuple[int, int]`` exactly two."""
     free = members[-1] is Ellipsis
-    kinds = [_find_kind(member) for member in members if member is not Ellipsis]
+    kinds = [_find_kind(member, limits) for member in members if member is not Ellipsis]
 
     def read(text: str) -> tuple[Any, ...]:
         texts = [part.strip() for part in text.split(",")] if text.strip() else []
@@ -241,7 +339,7 @@ _PLAIN: dict[type, _Kind] = {
     str: _Kind("text", str),
     _NONE: _Kind("none", _read_none),
 }
-_NESTED: dict[Any, Callable[[tuple[Any, ...]], _Kind]] = {
+_NESTED: dict[Any, Callable[[tuple[Any, ...], Mapping[str, Any]], _Kind]] = {
     Literal: _choice,
     Union: _either,
     types.UnionType: _either,

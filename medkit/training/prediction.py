@@ -1,86 +1,32 @@
-"""A finished run on other images, model locked: `evaluate` with labels, `predict` without.
+"""A finished run on other images, model and threshold locked.
 
-evaluations/NAME/evaluation.json        what was asked, with what
-evaluations/NAME/job.json, images.npy   what the child is asked
-evaluations/NAME/K.npy                  what the model of fold K says
-evaluations/NAME/predictions.parquet    the mean over the folds' models
-evaluations/NAME/metrics.json           where there are labels
+`evaluate` measures it on a set with labels, `predict` predicts a set, and `predict_paths` files
+and folders that no catalog knows yet. What each leaves is listed in `application`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from medkit.catalog.store import Catalog
 from medkit.cohort.folds import join_labels
 from medkit.engine import Progress, silent
-from medkit.errors import CohortError, TrainingError, UsageError
+from medkit.errors import CohortError
 from medkit.images.imageset import ImageSet
-from medkit.images.soundness import check_set
-from medkit.plugins import find_trainer
-from medkit.statistics.intervals import summarise
-from medkit.training.child import Event, follow_child
-from medkit.training.environment import Environment, choose_environment
-from medkit.training.job import Job, fold_folder
-from medkit.training.record import find_earlier, hash_identity, tell_time
-from medkit.training.result import (
-    check_seal,
-    describe_predictions,
-    read_probabilities,
-    write_table,
-)
-from medkit.workspace import Workspace, hash_file, hash_json, read_json, write_json
+from medkit.statistics.thresholds import ARGMAX
+from medkit.training.application import Applied as Applied  # what is returned is part of the face
+from medkit.training.application import Material, Order, apply, open_run
+from medkit.training.decision import make_decision
+from medkit.training.domain import open_catalog
+from medkit.training.environment import choose_environment
+from medkit.training.intake import REFUSED, find_places, spell_places, take_in
+from medkit.workspace import Workspace, hash_json
 
-_IDENTITY = (
-    *("run", "models", "version", "set_id", "label", "cohort"),
-    *("device", "threads", "backend", "versions"),
-)
-
-
-@dataclass(frozen=True)
-class Applied:
-    """A run that was applied to other images.
-
-    Attributes
-    ----------
-    folder : Path
-        In ``evaluations/``.
-    record : dict
-        Content of ``evaluation.json``.
-    metrics : dict or None
-        Content of ``metrics.json``; None without labels.
-    repeated : bool
-        True if it had been done before, with the same arguments, and nothing was to do.
-    """
-
-    folder: Path
-    record: Mapping[str, Any]
-    metrics: Mapping[str, Any] | None
-    repeated: bool
-
-
-@dataclass(frozen=True)
-class _Order:
-    """A finished run, and the images it is applied to."""
-
-    workspace: Workspace
-    run: Mapping[str, Any]
-    image_set: ImageSet
-    table: pd.DataFrame
-    environment: Environment
-
-    @property
-    def models(self) -> list[Path]:
-        """The folders of the run's folds."""
-        folder = self.workspace.run(self.run["name"])
-        return [fold_folder(folder, fold) for fold in range(self.run["k"])]
+_NONE_REFUSED = pd.DataFrame(columns=REFUSED).astype({"frame": "Int64"})
 
 
 def evaluate(
@@ -90,7 +36,9 @@ def evaluate(
     *,
     label: str,
     name: str | None = None,
+    threshold: str = ARGMAX,
     allow_overlap: bool = False,
+    outside_domain: bool = False,
     device: str = "auto",
     threads: int | None = None,
     command: Sequence[str] = (),
@@ -98,8 +46,8 @@ def evaluate(
 ) -> Applied:
     """Measure a finished run on another set, whose labels stand in the catalog.
 
-    Model, classes and the choice of the most probable class are those of the run: nothing is
-    fitted. Images of a class that the run does not know are set aside and counted.
+    Model, classes, calibration and threshold are those of the run: nothing is fitted. Images of a
+    class that the run does not know are set aside and counted.
 
     Parameters
     ----------
@@ -109,8 +57,14 @@ def evaluate(
         Names of a run, of an ImageSet, and of a label of the catalog.
     name : str, optional
         Of the evaluation; made from the arguments by default.
+    threshold : str
+        ``"argmax"``: the most probable class. For two classes also ``"youden"``, a probability,
+        ``"sensitivity=0.95"`` or ``"specificity=0.9"``, found on the run's own out-of-fold
+        predictions (`medkit.statistics.thresholds.choose_point`).
     allow_overlap : bool
         Measure although the run was trained on some of these persons or pictures; recorded.
+    outside_domain : bool
+        Predict also images unlike those that the run was trained on (`domain`); recorded.
     device, threads
         As `choose_environment` takes them.
     command : sequence of str
@@ -121,15 +75,15 @@ def evaluate(
     UsageError
         If the run is not finished, or the name belongs to another evaluation.
     CohortError
-        If the run was trained on persons or pictures of this set.
+        If the run was trained on persons or pictures of this set, or none of it can be measured.
     ImageSetError
         If a byte of the set is not as it was written.
     TrainingError
         If a model is damaged, or the child process failed.
     """
-    run = _open_run(workspace, run_name)
-    image_set = ImageSet.open(workspace.set(set_name))
-    table, dropped = _join_known(image_set, Catalog.open(workspace.catalog).labels(label), run)
+    run, image_set = open_run(workspace, run_name), ImageSet.open(workspace.set(set_name))
+    catalog = Catalog.open(workspace.catalog)
+    table, dropped = _join_known(image_set, catalog.labels(label), run)
     overlap = _count_overlap(workspace.run(run_name), table)
     if overlap["images"] and not allow_overlap:
         raise CohortError(
@@ -137,9 +91,17 @@ def evaluate(
             f"({overlap['images']} of {len(table)} images), so a number on them would flatter; "
             "evaluate it on other persons, or use --allow-overlap, which is recorded"
         )
-    order = _Order(workspace, run, image_set, table, choose_environment(device, threads))
-    record = {"label": label, "dropped": dropped, "overlap": overlap, "command": list(command)}
-    return _apply(order, record, name, progress)
+    facts: dict[str, Any] = {"label": label, "dropped": dropped, "command": list(command)}
+    order = Order(
+        workspace,
+        run,
+        choose_environment(device, threads),
+        make_decision(workspace.run(run_name), run, threshold),
+        outside_domain,
+        facts | _describe_set(image_set, table),
+    )
+    material = Material(image_set, _locate(table), catalog, _NONE_REFUSED, dropped, overlap)
+    return apply(order, name, lambda _: material, progress)
 
 
 def predict(
@@ -148,6 +110,8 @@ def predict(
     set_name: str,
     *,
     name: str | None = None,
+    threshold: str = ARGMAX,
+    outside_domain: bool = False,
     device: str = "auto",
     threads: int | None = None,
     command: Sequence[str] = (),
@@ -158,29 +122,103 @@ def predict(
     How many of the images are of persons or pictures that the run was trained on is recorded:
     of these it is surer than of others.
     """
-    run = _open_run(workspace, run_name)
-    image_set = ImageSet.open(workspace.set(set_name))
-    table = image_set.table
-    overlap = _count_overlap(workspace.run(run_name), table)
-    order = _Order(workspace, run, image_set, table, choose_environment(device, threads))
-    record = {"label": None, "dropped": {}, "overlap": overlap, "command": list(command)}
-    return _apply(order, record, name, progress)
+    run, image_set = open_run(workspace, run_name), ImageSet.open(workspace.set(set_name))
+    overlap = _count_overlap(workspace.run(run_name), image_set.table)
+    facts: dict[str, Any] = {"label": None, "dropped": {}, "command": list(command)}
+    order = Order(
+        workspace,
+        run,
+        choose_environment(device, threads),
+        make_decision(workspace.run(run_name), run, threshold),
+        outside_domain,
+        facts | _describe_set(image_set, image_set.table),
+    )
+    catalog = open_catalog(workspace.catalog)
+    located = _locate(image_set.table)
+    material = Material(image_set, located, catalog, _NONE_REFUSED, {}, overlap)
+    return apply(order, name, lambda _: material, progress)
 
 
-def _open_run(workspace: Workspace, name: str) -> dict[str, Any]:
-    """Return the record of a finished run whose models are what was sealed."""
-    folder = workspace.run(name)
-    if not (folder / "run.json").exists():
-        known = ", ".join(workspace.names("runs")) or "none"
-        raise UsageError(f"there is no run {name!r} in this workspace; runs here: {known}")
-    run: dict[str, Any] = read_json(folder / "run.json")
-    if run["status"] != "done":
-        raise UsageError(
-            f"the run {name!r} is not finished ({run['status']}); give its 'medkit train' again"
+def predict_paths(
+    workspace: Workspace,
+    run_name: str,
+    paths: Sequence[str | Path],
+    *,
+    name: str | None = None,
+    threshold: str = ARGMAX,
+    outside_domain: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    command: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Applied:
+    """Predict new images with a finished run, normalised as those of the run were.
+
+    The catalog of the workspace is not touched. Given again, only what changed is read again, and
+    nothing is predicted where nothing changed.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Files and folders of whatever a catalog can hold.
+    outside_domain : bool
+        Predict also images unlike those that the run was trained on, and those that the SQL
+        condition of its recipe leaves out; recorded.
+    workers : int, optional
+        Processes that read; see `medkit.engine.map_items`.
+
+    The others are those of `evaluate`.
+
+    Raises
+    ------
+    UsageError
+        If a path is not there, or nothing can be predicted; also as `evaluate`.
+    TrainingError
+        As `evaluate`.
+    """
+    run, places = open_run(workspace, run_name), find_places(paths, workspace)
+    facts: dict[str, Any] = {
+        **{"label": None, "dropped": {}, "command": list(command)},
+        **{"on": "images", "set": None, "set_id": None, "cohort": None, "paths": places},
+    }
+    order = Order(
+        workspace,
+        run,
+        choose_environment(device, threads),
+        make_decision(workspace.run(run_name), run, threshold),
+        outside_domain,
+        facts,
+    )
+
+    def gather(folder: Path) -> Material:
+        taken = take_in(
+            folder / "intake",
+            places,
+            run["recipe"],
+            workspace,
+            outside=outside_domain,
+            workers=workers,
+            progress=progress,
         )
-    for fold in range(run["k"]):
-        check_seal(fold_folder(folder, fold))
-    return run
+        overlap = _count_overlap(order.folder, taken.image_set.table)
+        return Material(**taken._asdict(), table=taken.image_set.table, overlap=overlap)
+
+    return apply(order, name, gather, progress)
+
+
+def _describe_set(image_set: ImageSet, table: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "on": image_set.name,
+        "set": image_set.name,
+        "set_id": image_set.id,
+        "cohort": hash_json(table.filter(["image", "label"]).to_numpy().tolist()),
+        "paths": None,
+    }
+
+
+def _locate(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(path=spell_places(table))
 
 
 def _join_known(
@@ -216,92 +254,3 @@ def _is_among(images: pd.DataFrame, others: pd.DataFrame, *columns: str) -> pd.S
     """Say which images have a value of one of these columns in common with any of the others."""
     common = {column: images[column].isin(others[column].dropna()) for column in columns}
     return pd.DataFrame(common, dtype=bool).any(axis=1)
-
-
-def _apply(
-    order: _Order, asked: Mapping[str, Any], name: str | None, progress: Progress
-) -> Applied:
-    record = {**asked, **_describe(order)}
-    digest = hash_identity(record, _IDENTITY)
-    record["name"] = name or f"{order.run['name'][:50]}-{order.image_set.name[:30]}-{digest}"
-    folder = order.workspace.evaluation(record["name"])
-    earlier = find_earlier(folder / "evaluation.json", record, _IDENTITY)
-    if earlier is not None and earlier["status"] == "done":
-        return Applied(folder, earlier, _read_metrics(folder), repeated=True)
-    began = time.monotonic()
-    check_set(order.image_set, progress)
-    write_json(folder / "evaluation.json", record)
-    _run_models(order, record, folder, progress)
-    _conclude(order, folder)
-    record |= {"status": "done", "seconds": round(time.monotonic() - began, 3)}
-    write_json(folder / "evaluation.json", record)
-    return Applied(folder, record, _read_metrics(folder), repeated=False)
-
-
-def _describe(order: _Order) -> dict[str, Any]:
-    run, table, entry = order.run, order.table, find_trainer(order.run["plugin"])
-    return {
-        "status": "running",
-        "run": run["name"],
-        "models": hash_json([hash_file(model / "done.json") for model in order.models]),
-        "plugin": entry.name,
-        "distribution": entry.distribution,
-        "version": entry.version,
-        "trained_with": run["version"],
-        **{name: run[name] for name in ("params", "classes", "positive", "seed")},
-        "set": order.image_set.name,
-        "set_id": order.image_set.id,
-        "cohort": hash_json(table.filter(["image", "label"]).to_numpy().tolist()),
-        "images": len(table),
-        **order.environment.describe(),
-        "started": tell_time(),
-    }
-
-
-def _run_models(order: _Order, record: Mapping[str, Any], folder: Path, progress: Progress) -> None:
-    """Have a child process predict with the model of each fold."""
-    models = order.models
-    job = Job.plan("predict", record, order.image_set, order.workspace, order.environment, models)
-    job.write(folder, order.table["image"].to_numpy(np.int64))
-    errors: list[str] = []
-
-    def handle(event: Event) -> None:
-        if event["event"] == "failed":
-            errors.append(event["error"])
-        elif event["event"] == "progress":
-            progress(event["done"], event["total"], event["unit"])
-        elif event["event"] == "finished":
-            progress(event["fold"] + 1, len(models), "models")
-
-    steps = [str(number) for number in range(len(models))]
-    ended = follow_child(folder, steps, order.environment.variables(), handle)
-    if errors or ended:
-        raise TrainingError(f"{(*errors, ended)[0]}; more is in {folder / 'log.txt'}")
-
-
-def _conclude(order: _Order, folder: Path) -> None:
-    """Average the models, and measure them where there are labels."""
-    run, table, classes = order.run, order.table, order.run["classes"]
-    every = [
-        read_probabilities(folder / f"{number}.npy", len(table), len(classes))
-        for number in range(len(order.models))
-    ]
-    mean = np.mean(every, axis=0)
-    write_table(folder / "predictions.parquet", describe_predictions(table, classes, mean))
-    if "label" in table:
-        metrics = summarise(
-            np.searchsorted(classes, table["label"].to_numpy(str)),
-            mean,
-            table["split_group"].to_numpy(str),
-            np.zeros(len(table), dtype=np.int64),
-            classes,
-            seed=run["seed"],
-            positive=run["positive"],
-        )
-        write_json(folder / "metrics.json", metrics)
-
-
-def _read_metrics(folder: Path) -> dict[str, Any] | None:
-    path = folder / "metrics.json"
-    metrics: dict[str, Any] | None = read_json(path) if path.exists() else None
-    return metrics

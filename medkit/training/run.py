@@ -12,12 +12,10 @@ The same arguments go on with a run where it was; only times differ from an unbr
 
 from __future__ import annotations
 
-import json
-import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +28,23 @@ from medkit.cohort.preparation import Prepared, prepare_folds
 from medkit.engine import Progress, silent
 from medkit.errors import MedkitError, TrainingError, UsageError
 from medkit.images.soundness import check_set
-from medkit.plugins import TrainerEntry, find_trainer, load_trainer
+from medkit.plugins import find_trainer, load_trainer
 from medkit.statistics.intervals import choose_positive, summarise
-from medkit.training.child import follow_child
-from medkit.training.course import Course, wait
-from medkit.training.environment import Environment, choose_environment
+from medkit.training.child import Event
+from medkit.training.course import Course, Watcher, wait
+from medkit.training.decision import calibrate_run
+from medkit.training.domain import write_domain
+from medkit.training.environment import Environment, describe_cards
 from medkit.training.head import is_linear, list_notes, solve_folds
 from medkit.training.job import Job, derive_seed, fold_folder, write_parts
-from medkit.training.params import parse_options
-from medkit.training.record import find_earlier, hash_identity, tell_time
+from medkit.training.params import parse_options, restore_params
+from medkit.training.record import (
+    describe_task,
+    describe_trainer,
+    find_earlier,
+    hash_identity,
+    read_run,
+)
 from medkit.training.result import (
     describe_predictions,
     is_sealed,
@@ -47,13 +53,21 @@ from medkit.training.result import (
     summarise_looks,
     write_table,
 )
-from medkit.workspace import Workspace, dump_json, read_json, write_json
+from medkit.training.scheduling import Place, compute_features, fit_folds, open_place
+from medkit.training.tracking import check_logs, track
+from medkit.workspace import Workspace, read_json, write_json
 
 if TYPE_CHECKING:
     from medkit.cohort.folds import Folds
 
 # Columns of the set by which `evaluate` knows an image or a person again.
 _TRACES = ["image", "person", "split_group", "source_sha256", "pixels_sha256", "constant"]
+
+# Arguments that stand in a record under their own names.
+_ASKED = (
+    *("label", "seed", "classes", "positive", "validation_share"),
+    *("device", "threads", "backend"),
+)
 
 # What must be equal for a run to be gone on with.
 _IDENTITY = (
@@ -97,6 +111,7 @@ def train(
     *,
     label: str,
     options: Mapping[str, str] | None = None,
+    params: Any = None,
     folds: int = 5,
     seed: int = 0,
     min_persons: int | None = None,
@@ -106,9 +121,14 @@ def train(
     name: str | None = None,
     device: str = "auto",
     threads: int | None = None,
+    backend: str | None = None,
     allow_leaks: bool = False,
+    engine: str = "local",
+    child_per_fold: bool = False,
+    logs: Sequence[str] = (),
     command: Sequence[str] = (),
     progress: Progress = silent,
+    watch: Watcher | None = None,
 ) -> Finished:
     """Cross-validate a trainer on a set, or go on where this was stopped.
 
@@ -120,6 +140,8 @@ def train(
         Names of an ImageSet, of an installed trainer, and of a label of the catalog.
     options : mapping of str to str
         The trainer's, as text.
+    params : object, optional
+        The same as an instance of the trainer's ``Params``, in place of text.
     folds, seed : int
         How many, and what everything random follows from.
     min_persons, classes
@@ -130,12 +152,22 @@ def train(
         Of the persons of each training part, to choose by; the host's linear head needs none.
     name : str, optional
         Of the run; made from the arguments by default.
-    device, threads
+    device, threads, backend
         As `choose_environment` takes them.
     allow_leaks : bool
         Train although the same pixels stand on both sides of a fold; recorded.
+    engine : str
+        Where folds are fitted, as `medkit.engine.open_cluster` takes it; the result is the same.
+    child_per_fold : bool
+        Fit every fold in a process of its own, also where one after the other is fitted.
+    logs : sequence of str
+        Of ``"tensorboard"`` and ``"mlflow"``: what losses and metrics are written to, besides.
     command : sequence of str
         What the user typed, for the record.
+    progress : callable
+        Is told of stages, and of folds that are done.
+    watch : callable, optional
+        Is told of every event: see `medkit.training.monitoring`.
 
     Raises
     ------
@@ -150,45 +182,82 @@ def train(
     TrainingError
         If a fold failed; the others are kept.
     """
-    entry, trainer = find_trainer(plugin), load_trainer(plugin)
-    _check_task(trainer, plugin)
-    params = parse_options(trainer.Params, options or {})
-    environment = choose_environment(device, threads)
-    prepared = prepare_folds(workspace, set_name, label, folds, seed, min_persons, classes)
-    check_leaks(prepared.leaks, allow_leaks)
-    choose_positive(prepared.folds.classes, positive)
-    share = 0.0 if is_linear(trainer) else validation_share
-    record = {
-        **_describe_task(prepared, share, positive),
-        **_describe_trainer(entry, params, environment),
-        "command": list(command),
-    }
-    record["name"] = name or _make_name(record)
-    folder = workspace.run(record["name"])
-    course = Course(folder, _resume(folder, record), progress)
-    repeated = course.record["status"] == "done"
-    if not repeated:
-        check_set(prepared.image_set, progress)
-        _follow(course, trainer, workspace, prepared, environment)
+    entry, kind = find_trainer(plugin), load_trainer(plugin)
+    _check_task(kind, plugin)
+    params = parse_options(kind.Params, options or {}) if params is None else params
+    trainer = kind(params)
+    check_logs(logs)
+    with open_place(engine, child_per_fold) as place:
+        environment = place.choose(device, threads, backend)
+        prepared = prepare_folds(workspace, set_name, label, folds, seed, min_persons, classes)
+        check_leaks(prepared.leaks, allow_leaks)
+        choose_positive(prepared.folds.classes, positive)
+        share = 0.0 if is_linear(trainer) else validation_share
+        record = {
+            **describe_task(prepared, share, positive),
+            **describe_trainer(entry, params, environment),
+            "command": list(command),
+        }
+        record["warnings"] += [environment.note] if environment.note else []
+        record["name"] = name or _make_name(record)
+        folder = workspace.run(record["name"])
+        course = Course(folder, _resume(folder, record), progress, [watch] if watch else [])
+        repeated = course.record["status"] == "done"
+        if not repeated:
+            check_set(prepared.image_set, progress)
+            _write_inputs(course, trainer, workspace, prepared, environment)
+            with track(logs, course, workspace.root) as conclude:
+                _follow(course, trainer, prepared, place)
+                conclude(read_json(folder / "metrics.json"))
+            course.write()
     return Finished(folder, course.record, read_json(folder / "metrics.json"), repeated)
 
 
-def _follow(
-    course: Course,
-    trainer: Any,
-    workspace: Workspace,
-    prepared: Prepared,
-    environment: Environment,
-) -> None:
-    """Bring a run to its end: inputs, folds, out-of-fold predictions and metrics."""
+def resume(workspace: Workspace, name: str, **how: Any) -> Finished:
+    """Go on with a run from its own record: what was asked stands there.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Locked by the caller.
+    name : str
+        Of the run.
+    **how
+        ``engine``, ``child_per_fold``, ``logs``, ``progress`` and ``watch``, as of `train`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such run, or it was made with versions that are not installed now.
+    """
+    record = read_run(workspace, name)
+    folder = workspace.run(name)
+    if record["status"] == "done":
+        return Finished(folder, record, read_json(folder / "metrics.json"), repeated=True)
+    return train(
+        workspace,
+        record["set"],
+        record["plugin"],
+        params=restore_params(load_trainer(record["plugin"]).Params, record["params"]),
+        folds=record["k"],
+        allow_leaks=not record["leaks"]["ok"],
+        name=name,
+        **{key: record[key] for key in _ASKED},
+        **how,
+    )
+
+
+def _follow(course: Course, trainer: Any, prepared: Prepared, place: Place) -> None:
+    """Bring a run to its end: folds, out-of-fold predictions and metrics."""
     began, spent = time.monotonic(), course.record["seconds"]
+    left = course.list_left()
+    course.tell(_describe_begin(course, place.environment))
     try:
-        _write_inputs(course, trainer, workspace, prepared, environment)
-        if is_linear(trainer):
-            _compute_features(course, environment)
-            solve_folds(course, environment.threads)
-        else:
-            _fit_folds(course, environment)
+        if not is_linear(trainer):
+            fit_folds(course, place)
+        elif left:
+            compute_features(course, place, len(prepared.folds.table))
+            solve_folds(course, course.record["threads"], place.engine)
         _conclude(course, prepared)
         if is_linear(trainer):
             course.record["warnings"] += list_notes(course)
@@ -200,43 +269,14 @@ def _follow(
         course.write()
 
 
-def _describe_task(prepared: Prepared, share: float, positive: str | None) -> dict[str, Any]:
-    image_set, folds = prepared.image_set, prepared.folds
+def _describe_begin(course: Course, environment: Environment) -> Event:
+    processors = f"the processors, {environment.threads} threads"
     return {
-        "set": image_set.name,
-        "set_id": image_set.id,
-        "recipe": image_set.manifest["recipe"],
-        "catalog_snapshot": image_set.manifest["catalog_snapshot"],
-        "label": folds.label,
-        "classes": list(folds.classes),
-        "positive": positive,
-        "folds_key": folds.key,
-        "k": folds.k,
-        "seed": folds.seed,
-        "validation_share": share,
-        "dropped": prepared.cohort.dropped,
-        "leaks": prepared.leaks.to_json(),
-        "warnings": [
-            f"class {name} was set aside: it has {persons} persons"
-            for name, persons in prepared.cohort.small_classes.items()
-        ],
-        "folds": [wait(fold) for fold in range(folds.k)],
-    }
-
-
-def _describe_trainer(entry: TrainerEntry, params: Any, environment: Environment) -> dict[str, Any]:
-    return {
-        "plugin": entry.name,
-        "distribution": entry.distribution,
-        "version": entry.version,
-        "params": json.loads(dump_json(asdict(params))),  # as it reads back: tuples are lists
-        **environment.describe(),
-        "platform": platform.platform(),
-        "weights": None,
-        "features": None,
-        "status": "running",
-        "started": tell_time(),
-        "seconds": 0.0,
+        "event": "begun",
+        "folds": course.record["k"],
+        "settled": course.record["k"] - len(course.list_left()),
+        "where": describe_cards(environment.gpus) or processors,
+        "note": environment.note,
     }
 
 
@@ -268,7 +308,7 @@ def _resume(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         else wait(fold["fold"])
         for fold in earlier["folds"]
     ]
-    return {**earlier, "status": "running", "folds": folds}
+    return {**earlier, "status": "running", "cards": record["cards"], "folds": folds}
 
 
 def _write_inputs(
@@ -309,29 +349,6 @@ def _write_parts(course: Course, folds: Folds) -> None:
         write_parts(fold_folder(course.folder, fold), parts)
 
 
-def _compute_features(course: Course, environment: Environment) -> None:
-    if course.list_left() and (reason := _run_child(course, [], environment)):
-        raise TrainingError(f"{reason}; more is in {course.log}")
-
-
-def _fit_folds(course: Course, environment: Environment) -> None:
-    """Fit the folds that are left in child processes: another one wherever one died."""
-    while left := course.list_left():
-        reason = _run_child(course, left, environment) or "the child process left its work"
-        if course.current is not None:
-            course.fail(course.current, reason)
-        elif left == course.list_left():
-            # It did not come to its first fold, and nor would the next one.
-            raise TrainingError(f"{reason}; more is in {course.log}")
-
-
-def _run_child(course: Course, folds: Sequence[int], environment: Environment) -> str:
-    """Run one child and return why it ended early; empty if it did not."""
-    steps = [str(fold) for fold in folds]
-    ended = follow_child(course.folder, steps, environment.variables(), course.handle)
-    return course.error or ended
-
-
 def _conclude(course: Course, prepared: Prepared) -> None:
     """Gather the folds into predictions and metrics.
 
@@ -351,19 +368,25 @@ def _conclude(course: Course, prepared: Prepared) -> None:
     table = prepared.folds.table.sort_values("image").merge(
         prepared.image_set.table[["image", "file", "path", "frame"]], on="image"
     )
-    probabilities = _gather(course, table["fold"].to_numpy())
+    folds, positive = table["fold"].to_numpy(), course.record["positive"]
+    labels = np.searchsorted(classes, table["label"].to_numpy(str))
+    probabilities = _gather(course, folds)
     write_table(
         course.folder / "predictions.parquet",
         describe_predictions(table, classes, probabilities),
     )
+    # What is locked now, for images that are still to come.
+    calibrate_run(course.folder, labels, probabilities, folds, classes, positive)
+    numbers = table["image"].to_numpy(np.int64)
+    write_domain(course.folder, Workspace(course.folder.parents[1]), prepared.image_set, numbers)
     metrics = summarise(
-        np.searchsorted(classes, table["label"].to_numpy(str)),
+        labels,
         probabilities,
         table["split_group"].to_numpy(str),
-        table["fold"].to_numpy(),
+        folds,
         classes,
         seed=course.record["seed"],
-        positive=course.record["positive"],
+        positive=positive,
     )
     write_json(course.folder / "metrics.json", {**metrics, "looks": _count_looks(course)})
     course.record["status"] = "done"

@@ -7,12 +7,13 @@ lines. It ends when the host does.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,12 @@ from medkit.errors import MedkitError, TrainingError
 from medkit.plugins import load_trainer
 from medkit.training.contract import LabelledImages, RunContext
 from medkit.training.features import compute_features, open_features
-from medkit.training.head import LinearModel, is_linear
+from medkit.training.featurestores import bound_features
+from medkit.training.head import LinearModel, is_linear, read_spec
 from medkit.training.job import Job, derive_seed, fold_folder, read_job, read_part
 from medkit.training.params import restore_params
 from medkit.training.result import make_model_folder, open_looks
+from medkit.training.shares import Extract, compute_share, remove_shares, take_shares
 from medkit.workspace import dump_json, read_json, write_json
 
 if TYPE_CHECKING:
@@ -55,7 +58,9 @@ class Host:
         self._channel = os.dup(1)
         os.dup2(2, 1)
         self._lock = threading.Lock()
-        self._reported = 0.0
+        self._reported = self._noted = 0.0
+        self._fold: int | None = None
+        self._facts: dict[str, float] = {}
         self._stop = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -66,10 +71,13 @@ class Host:
         os._exit(1)  # the host has died, and nobody waits for what is done here
 
     def send(self, event: str, **facts: Any) -> None:
-        """Send an event."""
-        line = json.dumps({"event": event, **facts}) + "\n"
-        with self._lock:
-            os.write(self._channel, line.encode())
+        """Send an event; it says which fold it is of, and what was held back goes before it."""
+        if event == "started":
+            self._fold = facts["fold"]
+        self._flush()
+        self._write({"event": event, "fold": self._fold, **facts})
+        if event == "finished":
+            self._fold = None
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Report progress, not too often."""
@@ -77,6 +85,23 @@ class Host:
         if done == total or now - self._reported >= _PACE:
             self._reported = now
             self.send("progress", done=int(done), total=int(total), unit=str(unit))
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Report how a fit stands, not too often; an epoch's last word and validation always."""
+        if facts.get("epoch", self._facts.get("epoch")) != self._facts.get("epoch"):
+            self._flush()
+        self._facts |= {name: float(value) for name, value in facts.items()}
+        if "validation_loss" in facts or time.monotonic() - self._noted >= _PACE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._facts:
+            facts, self._facts, self._noted = self._facts, {}, time.monotonic()
+            self._write({"event": "status", "fold": self._fold, "facts": _keep_finite(facts)})
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            os.write(self._channel, (json.dumps(event) + "\n").encode())
 
     def log(self, text: str) -> None:
         """Write a sentence to the run's log."""
@@ -107,11 +132,12 @@ class _Bench:
             seed=derive_seed(self.job.seed, self.job.plugin, purpose),
             folder=folder,
             checkpoints=checkpoints,
-            # The one GPU that was asked for is the only one that is seen here.
-            device="gpu:0" if ":" in device else device,
+            # Of several GPUs one is seen here.
+            device="cpu" if device == "cpu" else "gpu:0",
             threads=self.job.environment["threads"],
             log=self.host.log,
             progress=self.host.progress,
+            facts=self.host.note,
             looks=open_looks(folder),
             stopping=self.host.stopping,
         )
@@ -168,19 +194,59 @@ def _gather(job: Job, folder: Path, part: str, images: Images, numbers: Rows) ->
     )
 
 
-def _compute_features(bench: _Bench, numbers: Rows, _: list[int]) -> None:
-    _find_features(bench, _open_set(bench, numbers))
+def _compute_features(bench: _Bench, numbers: Rows, part: list[int]) -> None:
+    """Compute the features of all images; with steps K and N, the K-th of N shares of them."""
+    images = _open_set(bench, numbers)
+    if not part:
+        _find_features(bench, images)
+        remove_shares(bench.folder)
+        return
+    trainer = bench.make_trainer()
+    spec = read_spec(trainer) or {}
+    compute_share(
+        images.with_view(**spec.get("view", {})),
+        Path(bench.job.feature_store),
+        bench.folder,
+        (part[0], part[1]),
+        bench.job.describe_features(spec),
+        _prepare_extraction(bench, trainer),
+        bench.host.progress,
+    )
+
+
+def _prepare_extraction(bench: _Bench, trainer: Any) -> Extract:
+    context = bench.make_context(bench.folder / "features", "features")
+    # The host is told of whole batches: progress inside one would jump to and fro.
+    quiet = replace(context, progress=lambda done, total, unit: None)
+    return lambda batch: trainer.features(batch, quiet)
 
 
 def _predict(bench: _Bench, numbers: Rows, models: list[int]) -> None:
     """Predict with finished models: step K takes the K-th of the job's, and writes ``K.npy``."""
     images, spec = _open_images(bench, numbers)
     for number in models:
-        folder = Path(bench.job.models[number])
-        _check_spec(spec, folder)
-        load = LinearModel.load if is_linear(bench.trainer) else bench.make_trainer().load
-        _write_predictions(bench.folder / f"{number}.npy", load(folder / "model"), images)
+        model = _load_model(bench, number, spec)
+        _write_predictions(bench.folder / f"{number}.npy", model, images)
         bench.host.send("finished", fold=number)
+
+
+def _load_model(bench: _Bench, number: int, spec: Spec) -> Any:
+    """Return the K-th of the job's finished models."""
+    folder = Path(bench.job.models[number])
+    _check_spec(spec, folder)
+    trainer = bench.make_trainer()
+    load = LinearModel.load if is_linear(trainer) else trainer.load
+    return load(folder / "model")
+
+
+def _export(bench: _Bench, numbers: Rows, models: list[int]) -> None:
+    """Write finished models as one in another form; the job's images are to compare on."""
+    from medkit.training.exports.joining import write_joined
+
+    images, spec = _open_images(bench, numbers)
+    loaded = [_load_model(bench, number, spec) for number in models]
+    threads = bench.job.environment["threads"]
+    write_joined(bench.folder, bench.make_trainer(), loaded, spec, images, threads)
 
 
 def _write_predictions(path: Path, model: Any, images: Images) -> None:
@@ -223,23 +289,28 @@ def _find_features(bench: _Bench, images: Images) -> tuple[str, Rows, dict[str, 
         Their key, the row of each image, and what the trainer says of them.
     """
     trainer, found, told = bench.make_trainer(), None, None
-    if hasattr(trainer, "features"):
-        context = bench.make_context(bench.folder / "features", "features")
-        # The host is told of whole batches: progress inside one would jump to and fro.
-        quiet = replace(context, progress=lambda done, total, unit: None)
-        spec = dict(trainer.feature_spec())
+    spec = read_spec(trainer)
+    if spec is not None:
+        origin, extract = bench.job.describe_features(spec), _prepare_extraction(bench, trainer)
         key, rows = compute_features(
             images.with_view(**spec.get("view", {})),
             Path(bench.job.feature_store),
-            bench.job.describe_features(spec),
-            lambda batch: trainer.features(batch, quiet),
+            origin,
+            take_shares(bench.folder, origin, extract),
             bench.host.progress,
         )
+        if removed := bound_features(Path(bench.job.feature_store), key):
+            bench.host.log(removed)
         np.save(bench.folder / "feature-rows.npy", rows)
         found, told = (key, rows, spec), {"key": key, "spec": spec}
     weights = getattr(trainer, "weights_used", None)
     bench.host.send("opened", features=told, weights=weights)
     return found
+
+
+def _keep_finite(facts: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the facts with None for a loss that is no number, which JSON cannot spell."""
+    return {name: value if math.isfinite(value) else None for name, value in facts.items()}
 
 
 def _describe(error: Exception) -> str:
@@ -250,6 +321,7 @@ _TASKS: dict[str, Callable[[_Bench, Rows, list[int]], None]] = {
     "fit": _fit_folds,
     "features": _compute_features,
     "predict": _predict,
+    "export": _export,
 }
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ alone. ``dataset.json`` says what an export was made from, so that the same one 
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from medkit import workspace
+from medkit import delivery, workspace
 from medkit.catalog.exports import export as write_rows
 from medkit.engine import Progress, silent
 from medkit.errors import UsageError, WorkspaceError
@@ -41,11 +39,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
-SUMS = "SHA256SUMS"
 
 _ORDER = "order.json"
-_CONTENT = "content"
-_REPLACED = "replaced"
 # What encodes; the same versions write the same bytes.
 _LIBRARIES = ("numpy", "imagecodecs", "pyarrow")
 # What may differ between two exports that are the same all the same.
@@ -161,12 +156,13 @@ def export_images(
         **_count(image_set, chosen, content, terms),
         "versions": _describe_versions(form),
     }
-    if (standing := _find_standing(folder, facts, replace)) is not None:
+    standing = delivery.find_standing(folder, DESCRIPTION, facts, _CIRCUMSTANCES, replace)
+    if standing is not None:
         return _summarise(standing, built=False)
     work = _open_work(folder, facts)
-    _write_parts(work / _CONTENT, shape, parts, content, progress)
-    whole = _write_documents(work / _CONTENT, facts, content, parts, terms)
-    _put_in_place(work, folder)
+    _write_parts(work / delivery.CONTENT, shape, parts, content, progress)
+    whole = _write_documents(work / delivery.CONTENT, facts, content, parts, terms)
+    delivery.put_in_place(work, folder)
     return _summarise(whole, built=True)
 
 
@@ -226,78 +222,9 @@ def _describe_versions(form: str) -> dict[str, str]:
     return versions
 
 
-def _find_standing(folder: Path, facts: Mapping[str, Any], replace: bool) -> dict[str, Any] | None:
-    """Return what the same export says that is there already; None where there is room for it.
-
-    Raises
-    ------
-    UsageError
-        If the folder holds another export that is not to be replaced, or anything else at all.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    found = _read_description(folder)
-    if found is None:
-        raise UsageError(
-            f"{folder} holds something that medkit did not export; give another --output, or "
-            "empty it yourself"
-        )
-    lost, foreign = _compare_files(folder)
-    if not replace:
-        if _strip(found) == _strip(facts):
-            if lost:
-                raise UsageError(
-                    f"{folder} lacks {len(lost)} files of the export, such as {lost[0]!r}; make "
-                    "it anew with --replace"
-                )
-            shutil.rmtree(_name_work(folder), ignore_errors=True)  # a kill can leave it
-            return found
-        other = [name for name, value in _strip(facts).items() if found.get(name) != value]
-        raise UsageError(
-            f"{folder} holds another export: it differs in {', '.join(other)}; make it anew with "
-            "--replace, or give another --output"
-        )
-    if foreign:
-        raise UsageError(
-            f"{folder} holds {foreign[0]!r}, which is no part of the export and would be lost; "
-            "take it away, or give another --output"
-        )
-    return None
-
-
-def _strip(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in facts.items() if name not in _CIRCUMSTANCES}
-
-
-def _read_description(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = workspace.read_json(folder / DESCRIPTION)
-    except (WorkspaceError, OSError):
-        return None
-    known = isinstance(found, dict) and found.get("format") == FORMAT and "form" in found
-    return found if known else None
-
-
-def _compare_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the files of an export that are no longer in its folder, and those that are none."""
-    sums = folder / SUMS
-    lines = sums.read_text(encoding="utf-8").splitlines() if sums.exists() else []
-    own = {line[66:] for line in lines} | {SUMS, DESCRIPTION}
-    found = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    }
-    return sorted(own - found), sorted(found - own)
-
-
-def _name_work(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.part")
-
-
 def _open_work(folder: Path, facts: Mapping[str, Any]) -> Path:
     """Return the work folder: that of a killed process, if it made the same with the same."""
-    work = _name_work(folder)
+    work = delivery.name_work(folder)
     order = workspace.hash_json(facts, 64)
     try:
         same = workspace.read_json(work / _ORDER) == order
@@ -315,7 +242,7 @@ def _write_parts(
     done, total = 0, len(content.images)
     for path, rows in parts:
         if not (folder / path).exists():
-            with _beside(folder / path) as beside:
+            with delivery.write_part(folder / path) as beside:
                 pictures = _report(iterate_pictures(content, rows), done, total, progress)
                 form.write(beside, pictures, content)
         progress(done := done + len(rows), total, "images")
@@ -325,18 +252,6 @@ def _report(pictures: Iterator[Any], done: int, total: int, progress: Progress) 
     for number, picture in enumerate(pictures, done):
         progress(number, total, "images")
         yield picture
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Yield a path for a file or a folder; when it is whole it takes its place."""
-    beside = target.with_name(f".{target.name}.part")
-    if beside.is_dir():  # left by a kill
-        shutil.rmtree(beside)
-    beside.unlink(missing_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    yield beside
-    workspace.move_into_place(beside, target)
 
 
 def _write_documents(
@@ -349,7 +264,7 @@ def _write_documents(
     """Write all that stands beside the pixels, and last what says that it is whole."""
     # Of one name with two suffixes, ImageFolder would refuse both.
     for form, name in (("csv", "metadata.csv"), ("parquet", "images.parquet")):
-        with _beside(folder / name) as beside, beside.open("wb") as sink:
+        with delivery.write_part(folder / name) as beside, beside.open("wb") as sink:
             write_rows(content.metadata.to_reader(), form, sink)
     known = [terms.get(source["source"], Terms(source["source"])) for source in facts["sources"]]
     texts = {
@@ -357,37 +272,12 @@ def _write_documents(
         "README.md": write_readme(facts, content.metadata.column_names, parts[0].path, known),
     }
     for name, text in texts.items():
-        with _beside(folder / name) as beside:
+        with delivery.write_part(folder / name) as beside:
             beside.write_bytes(text.encode())
-    sizes = _write_sums(folder)
+    sizes = delivery.write_sums(folder, DESCRIPTION)
     whole = {**facts, "files": len(sizes), "bytes": sum(sizes)}
     workspace.write_json(folder / DESCRIPTION, whole)
     return whole
-
-
-def _write_sums(folder: Path) -> list[int]:
-    """Write the SHA-256 of every file as sha256sum does, and return their sizes."""
-    own = {SUMS, DESCRIPTION}
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        # A name that begins with a dot is a part that a kill left, and that is yet to be written.
-        if path.is_file() and path.name not in own and not path.name.startswith(".")
-    }
-    lines = [f"{workspace.hash_file(files[name])}  {name}\n" for name in sorted(files)]
-    with _beside(folder / SUMS) as beside:
-        beside.write_bytes("".join(lines).encode())
-    return [path.stat().st_size for path in [*files.values(), folder / SUMS]]
-
-
-def _put_in_place(work: Path, folder: Path) -> None:
-    """Move the export to its place; what it replaces goes with the work folder."""
-    if folder.exists():
-        shutil.rmtree(work / _REPLACED, ignore_errors=True)  # a kill can leave it
-        folder.replace(work / _REPLACED)
-    (work / _CONTENT).replace(folder)
-    workspace.sync(folder.parent)
-    shutil.rmtree(work)
 
 
 def _summarise(facts: Mapping[str, Any], *, built: bool) -> Exported:

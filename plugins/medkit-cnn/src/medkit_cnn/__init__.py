@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from medkit.hookspecs import hookimpl
+from medkit.images.windows import split_windows
+from medkit.training.params import option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
     from medkit_cnn.model import CnnModel
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _check_blocks(blocks: tuple[int, ...]) -> None:
+    if not blocks:
+        raise ValueError("give the filters of one block or more, such as 16,32,64")
 
 
 @dataclass(frozen=True)
@@ -25,51 +28,72 @@ class CnnParams:
     Raises
     ------
     ValueError
-        If a value is out of range.
+        If the blocks reduce the images to nothing.
     """
 
-    size: int = _option(64, "Rows and columns the images are reduced to.")
-    window: str = _option(
-        "header", "Grey window: header, full, a preset (lung, soft ...) or CENTRE/WIDTH."
+    size: int = option(64, "Rows and columns the images are reduced to.", least=2)
+    window: str = option(
+        "header",
+        "Grey window: header, full, a preset (lung, soft, bone, brain) or CENTRE/WIDTH; or "
+        "several with commas, a channel each.",
+        check=split_windows,
     )
-    channels: int = _option(1, "1 for grey, 3 for colour.")
-    blocks: tuple[int, ...] = _option((16, 32, 64, 128), "Filters of each block, with commas.")
-    activation: Literal["relu", "noisy-relu", "tanh", "sigmoid"] = _option(
+    channels: Literal[1, 3] = option(1, "1 for grey, 3 for colour; several windows count instead.")
+    blocks: tuple[int, ...] = option(
+        (16, 32, 64, 128),
+        "Filters of each block; each block halves the size.",
+        least=1,
+        check=_check_blocks,
+    )
+    activation: Literal["relu", "noisy-relu", "tanh", "sigmoid"] = option(
         "relu", "After each convolution; noisy-relu is of Gulcehre et al. 2016."
     )
-    norm: Literal["batch", "layer", "none"] = _option("batch", "Normalisation in each block.")
-    pool: Literal["max", "avg"] = _option("max", "Pooling at the end of each block.")
-    flatten: bool = _option(False, "Flatten the last maps instead of averaging each of them.")
-    dense: int = _option(128, "Units of the hidden dense layer; 0 for none.")
-    dropout: float = _option(0.25, "Share of units dropped before the last layer.")
-    epochs: int = _option(40, "Epochs at most.")
-    patience: int = _option(8, "Epochs without a better validation log loss before stopping.")
-    batch_size: int = _option(32, "Images a step.")
-    learning_rate: float = _option(3e-4, "Of Adam.")
-    class_weights: bool = _option(
+    norm: Literal["batch", "layer", "none"] = option("batch", "Normalisation in each block.")
+    pool: Literal["max", "avg"] = option("max", "Pooling at the end of each block.")
+    flatten: bool = option(False, "Flatten the last maps instead of averaging each of them.")
+    dense: int = option(128, "Units of the hidden dense layer; 0 for none.", least=0)
+    dropout: float = option(0.25, "Share of units dropped before the last layer.", least=0, below=1)
+    epochs: int = option(40, "Epochs at most.", least=1)
+    patience: int = option(
+        8, "Epochs without a better validation log loss before stopping.", least=1
+    )
+    batch_size: int = option(32, "Images a step; halved when memory is full.", least=1)
+    learning_rate: float = option(3e-4, "Of Adam, at the start.", above=0)
+    schedule: Literal["constant", "cosine"] = option(
+        "constant", "Of the learning rate; cosine lets it fall to 0 over the epochs."
+    )
+    class_weights: bool = option(
         False, "Weigh the classes equally; probabilities then assume equal prevalence."
     )
-    shift: float = _option(0.0, "Move each training image by up to this share of its side.")
-    mirror: bool = _option(False, "Mirror half of the training images left to right.")
+    shift: float = option(
+        0.0, "Move each training image by up to this share of its side.", least=0, below=1
+    )
+    rotate: float = option(
+        0.0, "Turn each training image by up to this many degrees.", least=0, most=180
+    )
+    zoom: float = option(
+        0.0, "Enlarge or reduce each training image by up to this share.", least=0, below=1
+    )
+    intensity: float = option(
+        0.0, "Change contrast by up to this share, and brightness by half of it.", least=0, below=1
+    )
+    mirror: bool = option(
+        False,
+        "Exchange left and right in half of the training images. Only where sides say nothing: "
+        "heart, liver and the side markers on a film have a side.",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto",
+        "What the network computes in; auto is bfloat16 on a GPU that has it, float16 on "
+        "another, float32 on a CPU. Weights and probabilities are float32.",
+    )
 
     def __post_init__(self) -> None:
-        limits = {
-            "size": self.size >= 2 ** len(self.blocks),
-            "channels": self.channels in (1, 3),
-            "blocks": bool(self.blocks) and min(self.blocks) > 0,
-            "dense": self.dense >= 0,
-            "dropout": 0 <= self.dropout < 1,
-            "epochs": self.epochs > 0,
-            "patience": self.patience > 0,
-            "batch_size": self.batch_size > 0,
-            "learning_rate": self.learning_rate > 0,
-            "shift": 0 <= self.shift < 1,
-        }
-        refused = [f"{name}={getattr(self, name)}" for name, kept in limits.items() if not kept]
-        if refused:
+        least = 2 ** len(self.blocks)
+        if self.size < least:
             raise ValueError(
-                f"out of range: {', '.join(refused)}; every block halves the size, channels is "
-                "1 or 3, dropout and shift are below 1, and the others are positive"
+                f"size={self.size}: {len(self.blocks)} blocks, of which each halves the size, "
+                f"need at least {least}; give a larger size, or fewer blocks"
             )
 
     @property
@@ -104,11 +128,11 @@ class CnnTrainer:
         Raises
         ------
         TrainingError
-            If the loss stops being a number.
+            If the loss stops being a number, or not even one image fits in memory.
         """
-        from medkit_cnn.fitting import fit_network
+        from medkit_cnn.model import fit_model
 
-        return fit_network(self.params, train, validation, run)
+        return fit_model(self.params, train, validation, run)
 
     def load(self, folder: Path) -> CnnModel:
         """Rebuild the network from its description, and read its weights and nothing else."""

@@ -1,18 +1,20 @@
-"""A trained network: what it says of images, and how it is kept."""
+"""A trained network: how it comes about, what it says of images, and how it is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medkit.errors import TrainingError
+from medkit.networks.augmentation import Augmentation
+from medkit.networks.fitting import Plan, Stage, fit_network
+from medkit.networks.prediction import predict
+from medkit.networks.saving import load_weights, read_description, save_network
 from medkit.training.params import restore_params
-from medkit.workspace import read_json, write_json
 from medkit_cnn import CnnParams
 from medkit_cnn.network import build_network
 
@@ -20,10 +22,7 @@ if TYPE_CHECKING:
     import keras
 
     from medkit.images.reader import Images
-
-_DESCRIPTION = "network.json"
-_WEIGHTS = "network.weights.h5"  # Keras wants this ending
-_BATCH = 64
+    from medkit.training.contract import LabelledImages, RunContext
 
 
 class CnnModel:
@@ -34,27 +33,43 @@ class CnnModel:
     params : CnnParams
         What the network was built from.
     network : keras.Model
-        From `build_network`.
+        From `build_network`: pixels (n, H, W, C) of ``view`` to probabilities (n, classes).
     """
 
     def __init__(self, params: CnnParams, network: keras.Model) -> None:
         self.params = params
         self.network = network
 
+    @property
+    def view(self) -> dict[str, Any]:
+        """How the network sees images: keywords of ``images.with_view``."""
+        return self.params.view
+
     def predict_proba(self, images: Images) -> npt.NDArray[np.float64]:
         """Return an array (n, classes) whose rows sum to 1."""
-        return predict(self.network, images.with_view(**self.params.view))
+        return predict(self.network, images.with_view(**self.view))
 
     def save(self, folder: Path) -> None:
         """Write the description as JSON and the weights as HDF5."""
-        description = {
-            "format": 1,
-            "params": asdict(self.params),
-            "shape": self.network.input_shape[1:],
-            "classes": self.network.output_shape[-1],
-        }
-        write_json(folder / _DESCRIPTION, description)
-        self.network.save_weights(folder / _WEIGHTS)
+        save_network(folder, {"params": asdict(self.params)}, self.network)
+
+
+def fit_model(
+    params: CnnParams, train: LabelledImages, validation: LabelledImages, run: RunContext
+) -> CnnModel:
+    """Return the model of the best epoch; see `fitting.fit_network`."""
+    stage = Stage(params.epochs, params.patience, params.learning_rate, params.schedule)
+    varied = {one.name: getattr(params, one.name) for one in fields(Augmentation)}
+    plan = Plan(
+        build=partial(build_network, params),
+        view=params.view,
+        stages=(stage,),
+        batch_size=params.batch_size,
+        class_weights=params.class_weights,
+        augmentation=Augmentation(**varied),
+        precision=params.precision,
+    )
+    return CnnModel(params, fit_network(plan, train, validation, run))
 
 
 def load_model(folder: Path) -> CnnModel:
@@ -63,34 +78,12 @@ def load_model(folder: Path) -> CnnModel:
     Raises
     ------
     TrainingError
-        If the weights are missing, or are not of the network that the description gives.
+        If the weights are missing, are refused, or are not of the network that is described.
     WorkspaceError
         If the description is missing or damaged.
     """
-    description = read_json(folder / _DESCRIPTION)
+    description = read_description(folder)
     params = restore_params(CnnParams, description["params"])
     network = build_network(params, tuple(description["shape"]), description["classes"])
-    try:
-        network.load_weights(folder / _WEIGHTS)
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(
-            f"{folder / _WEIGHTS} does not hold the weights of the network beside it: {error}"
-        ) from None
+    load_weights(folder, network)
     return CnnModel(params, network)
-
-
-def predict(
-    network: keras.Model, pixels: Images | npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    """Return the probabilities of each image, shape (n, classes)."""
-    # Batches of one shape, the last one filled up: a row must not depend on its neighbours.
-    found = [np.asarray(network.predict_on_batch(batch))[:count] for batch, count in _cut(pixels)]
-    rows = np.concatenate([np.empty((0, network.output_shape[-1])), *found])
-    return np.asarray(rows / rows.sum(axis=1, keepdims=True))
-
-
-def _cut(pixels: Any) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
-    for start in range(0, len(pixels), _BATCH):
-        batch = pixels[start : start + _BATCH]
-        filler = np.zeros((_BATCH - len(batch), *batch.shape[1:]), np.float32)
-        yield np.concatenate([batch, filler]), len(batch)

@@ -7,19 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from medkit.errors import TrainingError
-
-try:
-    import keras
-    from keras import layers, ops
-except ImportError as error:
-    raise TrainingError(
-        f"Keras does not load ({error}); install medkit-cnn[tensorflow], or JAX or PyTorch and "
-        "set KERAS_BACKEND"
-    ) from error
+from medkit.networks.hardware import load_keras
 
 if TYPE_CHECKING:
+    import keras
+    from keras import layers, ops
+
     from medkit_cnn import CnnParams
+else:
+    keras = load_keras()
+    layers, ops = keras.layers, keras.ops
 
 
 class NoisyReLU(layers.Layer):  # type: ignore[misc]
@@ -98,7 +95,6 @@ def build_network(params: CnnParams, shape: tuple[int, int, int], classes: int) 
     classes : int
         How many probabilities it gives, which sum to 1.
     """
-    keras.config.set_image_data_format("channels_last")  # whatever the user's keras.json says
     images = values = layers.Input(shape, name="images")
     for number, filters in enumerate(params.blocks, 1):
         values = _add_block(params, f"block{number}", filters, values)
@@ -108,20 +104,8 @@ def build_network(params: CnnParams, shape: tuple[int, int, int], classes: int) 
         dense = layers.Dense(params.dense, kernel_initializer=_initializer(params), name="dense")
         values = _ACTIVATIONS[params.activation](name="dense_activation")(dense(values))
     values = layers.Dropout(params.dropout, name="dropout")(values)
-    values = layers.Dense(classes, activation="softmax", name="probabilities")(values)
-    network = keras.Model(images, values, name="cnn")
-    # JAX is not usable without; XLA halves TensorFlow's speed on a CPU.
-    network.jit_compile = keras.backend.backend() == "jax"
-    return network
-
-
-def compile_network(network: keras.Model, learning_rate: float) -> None:
-    """Make a network ready for training, by Adam on the log loss."""
-    network.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss="sparse_categorical_crossentropy",
-        jit_compile=network.jit_compile,
-    )
+    last = layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
+    return keras.Model(images, last(values), name="cnn")
 
 
 def _add_block(params: CnnParams, name: str, filters: int, values: Any) -> Any:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medkit.errors import TrainingError
-from medkit.workspace import hash_file
-from medkit_inception.backend import load_keras
-
-# What keras.applications downloads for InceptionV3 without its top layer, and its MD5 there.
-IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
-_IMAGENET_URL = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/" + IMAGENET_FILE
+from medkit.errors import TrainingError, UsageError
+from medkit.networks.hardware import load_keras
+from medkit.training.weights import (
+    DIGITS,
+    INCEPTION_IMAGENET,
+    Stored,
+    find_published,
+    find_stored,
 )
-_IMAGENET_MD5 = "bcbd6486424b2319ff4ef7d526e38f63"
+from medkit.workspace import hash_file
 
 # Random weights are the same in every fold and run, because features are shared between folds.
 RANDOM_SEED = 299
@@ -56,37 +56,60 @@ class Weights:
 def find_weights(asked: str) -> Weights:
     """Return the weights that ``-p weights=`` asks for; ImageNet's are downloaded if need be.
 
+    Parameters
+    ----------
+    asked : str
+        ``"none"``, ``"imagenet"``, the path of a file, or the first digits of the hash of one in
+        the store of `medkit.training.weights`.
+
     Raises
     ------
     TrainingError
-        If there is no such file, or it cannot be downloaded.
+        If there is no such file, it has changed in the store, or it cannot be downloaded.
     """
     if asked == "none":
         return Weights("none")
-    path = _fetch_imagenet() if asked == "imagenet" else Path(asked).expanduser()
-    if path.suffix != ".h5":
-        raise TrainingError(f"weights={asked}: a weights file ends in .h5; {_ADVICE}")
-    if not path.is_file():
-        raise TrainingError(f"weights={asked}: there is no such file; {_ADVICE}")
-    return Weights("imagenet" if asked == "imagenet" else path.name, path, hash_file(path))
-
-
-def _fetch_imagenet() -> Path:
-    keras = load_keras()
+    if asked == "imagenet":
+        stored = find_published(INCEPTION_IMAGENET)
+        return _take(stored) if stored else _read("imagenet", _download_imagenet())
+    path = Path(asked).expanduser()
+    if path.suffix == ".h5" or not DIGITS.fullmatch(asked):
+        return _read(path.name, path)
     try:
-        return Path(
-            keras.utils.get_file(
-                IMAGENET_FILE, _IMAGENET_URL, cache_subdir="models", file_hash=_IMAGENET_MD5
-            )
+        return _take(find_stored(asked))
+    except UsageError as error:
+        raise TrainingError(f"weights={asked}: {error}") from error
+
+
+def _read(name: str, path: Path) -> Weights:
+    if not path.is_file():
+        raise TrainingError(f"weights={path}: there is no such file; {_ADVICE}")
+    return Weights(name, path, hash_file(path))
+
+
+def _take(stored: Stored) -> Weights:
+    if not stored.is_sound():
+        raise TrainingError(
+            f"{stored.path} is missing or not what was added as {stored.name!r}; bring it back by "
+            "'medkit weights add PATH'"
         )
+    return Weights(stored.name, stored.path, stored.sha256)
+
+
+def _download_imagenet() -> Path:
+    keras = load_keras()
+    file, url, md5 = INCEPTION_IMAGENET.file, INCEPTION_IMAGENET.url, INCEPTION_IMAGENET.md5
+    try:
+        return Path(keras.utils.get_file(file, url, cache_subdir="models", file_hash=md5))
     except Exception as error:  # Keras raises a bare Exception where there is no network
         raise TrainingError(
-            f"ImageNet's weights are not in Keras's cache and cannot be downloaded ({error}); "
-            f"{_ADVICE}"
+            "ImageNet's weights are neither in the store of 'medkit weights' nor in Keras's cache, "
+            f"and cannot be downloaded ({error}); {_ADVICE}"
         ) from error
 
 
 _ADVICE = (
-    f"give -p weights=PATH of a file such as {IMAGENET_FILE}, fetched on a machine with a "
-    "network, or -p weights=none for a random network as a control"
+    f"on a machine with a network, fetch {INCEPTION_IMAGENET.file} from the weights that Keras "
+    f"publishes ({INCEPTION_IMAGENET.url}), bring it here and give 'medkit weights add PATH'; or "
+    "use -p weights=none for a random network as a control"
 )

@@ -1,0 +1,1 @@
+"""A finished run as one model that runs without medkit."""
