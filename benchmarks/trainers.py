@@ -26,7 +26,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ TRAINERS = {
         for layer in LAYERS
     },
 }
-COLUMNS = ("trainer", "AUC", "balanced accuracy", "difference", "by image", "seconds")
+COLUMNS = ("trainer", "AUC", "balanced accuracy", "difference", "by image")
 
 
 def copy_part(source: Path, target: Path, images: int) -> None:
@@ -86,12 +85,11 @@ def prepare(workspace: Workspace, part: Path, labels: str) -> None:
     medkit(workspace, "normalise", "part")
 
 
-def train(workspace: Workspace, name: str, *options: str) -> tuple[dict[str, Any], float]:
-    """Cross-validate a trainer; return its metrics, and the seconds that it took."""
-    began = time.perf_counter()
+def train(workspace: Workspace, name: str, *options: str) -> dict[str, Any]:
+    """Cross-validate a trainer and return its metrics."""
     task = ["train", "part", "--label", "finding", "--device", "cpu", "--name", name, "--plugin"]
     (run,) = medkit(workspace, *task, *options)["runs"]
-    return dict(run["metrics"]), time.perf_counter() - began
+    return dict(run["metrics"])
 
 
 def measure(source: Path, images: int) -> None:
@@ -104,15 +102,15 @@ def measure(source: Path, images: int) -> None:
         prepare(naive, part, "images.csv")
         rows, first = [], None
         for number, (name, options) in enumerate(TRAINERS.items()):
-            metrics, seconds = train(honest, f"run{number}", *options)
+            metrics = train(honest, f"run{number}", *options)
             # The same pixels: their features need no second pass.
             shutil.copytree(honest.features, naive.features, dirs_exist_ok=True)
-            claimed, _ = train(naive, f"run{number}", *options)
+            claimed = train(naive, f"run{number}", *options)
             evidence = read_evidence(honest.run(f"run{number}"), honest)
             first = first or evidence
             compared = compare_runs([first, evidence]) if evidence is not first else None
             difference = compared["rows"][1]["difference"] if compared else None
-            rows.append(describe(name, metrics, difference, claimed, seconds))
+            rows.append(describe(name, metrics, difference, claimed))
         print(f"\n{source.name}: {metrics['images']} images of {metrics['persons']} persons\n")
         for line in (COLUMNS, ("---",) * len(COLUMNS), *rows):
             print(f"| {' | '.join(line)} |")
@@ -123,13 +121,12 @@ def describe(
     metrics: dict[str, Any],
     difference: dict[str, float] | None,
     claimed: dict[str, Any],
-    seconds: float,
 ) -> tuple[str, ...]:
     """Return a line of the table."""
     values = [spell(metrics["metrics"][measure]) for measure in ("auc", "balanced_accuracy")]
     apart = spell(difference, "+.3f") if difference else ""
     claims = [claimed["metrics"][measure]["value"] for measure in ("auc", "balanced_accuracy")]
-    return name, *values, apart, " / ".join(f"{claim:.3f}" for claim in claims), f"{seconds:.0f}"
+    return name, *values, apart, " / ".join(f"{claim:.3f}" for claim in claims)
 
 
 def spell(entry: dict[str, float], form: str = ".3f") -> str:

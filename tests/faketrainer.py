@@ -92,7 +92,10 @@ class Trainer:
         if fault == "exit":
             print("last words", file=sys.stderr, flush=True)
             os._exit(7)
-        while fault == "meet" and not (run.folder.parent / "fold-1" / "checkpoints").exists():
+        other = run.folder.parent / "fold-1"
+        # Its checkpoints are there while it is fitted, its predictions from then on.
+        marks = (other / "checkpoints", other / "predictions.npy")
+        while fault == "meet" and not any(mark.exists() for mark in marks):
             time.sleep(0.05)
         checkpoint = run.checkpoints / "epoch.json"
         done = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0

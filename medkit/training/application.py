@@ -215,7 +215,7 @@ def apply(
     record["name"] = name or f"{order.run['name'][:50]}-{record['on'][:30]}-{digest}"
     folder = order.workspace.evaluation(record["name"])
     earlier = find_earlier(folder / "evaluation.json", record, _IDENTITY)
-    if earlier is None:  # so that its name is taken before anything is put there
+    if earlier is None and record["paths"]:  # its name is taken before an intake is put there
         write_json(folder / "evaluation.json", record)
     began = time.monotonic()
     material = gather(folder)
@@ -223,8 +223,8 @@ def apply(
     record |= _count(material, table, verdict)
     if earlier and earlier["status"] == "done" and earlier["content"] == record["content"]:
         return Applied(folder, earlier, _read_metrics(folder), repeated=True)
-    write_json(folder / "evaluation.json", record)
     check_set(material.image_set, progress)
+    write_json(folder / "evaluation.json", record)
     probabilities = _run_models(order, record, material.image_set, table, folder, progress)
     _write_results(order, table, probabilities, folder)
     write_table(folder / "refused.parquet", _list_refused(material, verdict))
