@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from medkit_inception import InceptionParams, InceptionTrainer
 
+from medkit.catalog.labels import ImageRule, label_images
 from medkit.errors import TrainingError, UsageError
 from medkit.images.reader import CachedCodes
 from medkit.training import weights as store
 from medkit.training.head import is_linear, read_spec
 from medkit.training.params import list_options, parse_options
+from medkit.training.run import train
 from medkit.training.weights import INCEPTION_IMAGENET, add_weights
+from medkit.workspace import Workspace
 
 IMAGENET_FILE = INCEPTION_IMAGENET.file
 # Blocks of a lower layer, which train in seconds.
@@ -256,6 +259,26 @@ def test_the_host_trains_it_and_records_whose_weights_it_has(train_on_study):
     finished = train_on_study("inception", weights="none", size="75", batch_size="4")
     assert finished.metrics["metrics"]["auc"]["value"] > 0.9
     assert finished.record["weights"] == {"name": "none", "sha256": None, "pretrained": False}
+
+
+def test_five_folds_are_one_pass_over_each_image_and_other_labels_none(study, tmp_path):
+    home = Workspace(shutil.copytree(study.root, tmp_path / "study"))
+    before = {path.name for path in home.features.glob("*.journal")}
+
+    def train_five(label):
+        options = {"weights": "none", "size": "75", "layer": "mixed0"}
+        asked = {"label": label, "folds": 5, "device": "cpu", "threads": 1, "options": options}
+        with home.lock():
+            train(home, "stripes", "inception", **asked)
+        (journal,) = (path for path in home.features.glob("*.journal") if path.name not in before)
+        return journal.read_text()
+
+    # A line a batch that went through the network: its first row, its hash, its images.
+    passes = train_five("kind")
+    images = [name for line in passes.splitlines() for name in line.split()[2:]]
+    assert len(images) == len(set(images)) == 36
+    label_images(home.catalog, "number", ImageRule("tag", "InstanceNumber"))
+    assert train_five("number") == passes
 
 
 def test_a_trainer_is_frozen_or_fine_tuned_by_its_options():
