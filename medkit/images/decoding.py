@@ -281,12 +281,20 @@ def _read_bytes(
     start = first - first % 2 if swapped else first
     length = (first + count - start) + (first + count - start) % 2 * swapped
     stream.seek(module.offset + start)
-    read = np.frombuffer(bytearray(stream.read(length)), dtype=np.uint8)
-    if len(read) < length:
-        raise PixelError("pixel-length", f"the file ends {length - len(read)} bytes too early")
+    read = np.empty(length, dtype=np.uint8)
+    if (found := _fill(stream, read)) < length:
+        raise PixelError("pixel-length", f"the file ends {length - found} bytes too early")
     if swapped:
         read = read.view(np.uint16).byteswap().view(np.uint8)
     return read[first - start : first - start + count]
+
+
+def _fill(stream: Any, buffer: npt.NDArray[np.uint8]) -> int:
+    """Read bytes into a buffer until it is full or the stream ends; return how many came."""
+    filled = 0
+    while filled < len(buffer) and (count := stream.readinto(buffer[filled:])):
+        filled += count
+    return filled
 
 
 def _is_word(stream: BinaryIO, module: PixelModule) -> bool:

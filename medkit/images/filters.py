@@ -29,6 +29,8 @@ _LEAST_SHARE = 2.0**-10
 _KINDS = ("uint8", "uint16", "int16", "float32", "float64")
 # Output rows that are filtered at a time: few enough to stay in the cache.
 _ROWS = 64
+# Of these, rows that are turned at a time: as many as a line of the cache has float64.
+_TURNED = 8
 
 
 class Weights(NamedTuple):
@@ -135,16 +137,22 @@ def _filter(
 ) -> None:
     """Filter some rows at a time, turn them, and filter their columns, all rows at once."""
     width = values.shape[1]
-    line, total = np.empty(width), np.empty(_ROWS)
-    # One row more than is used: columns a power of two apart would fight for the same cache.
-    turned = np.empty((width, _ROWS + 1))
+    # More than is used: what lies a power of two apart would fight for the same cache.
+    lines, turned = np.empty((_TURNED, width + _TURNED)), np.empty((width, _ROWS + _TURNED))
+    total = np.empty(_ROWS)
     for start in range(0, len(row_first), _ROWS):
         height = min(_ROWS, len(row_first) - start)
-        for y in range(height):
-            row = start + y
-            _add_rows(values, row_first[row], row_count[row], row_shares[row], line)
+        for few in range(0, height, _TURNED):
+            for y in range(_TURNED):
+                row = min(start + few + y, len(row_first) - 1)
+                line = lines[y, :width]
+                _add_rows(values, row_first[row], row_count[row], row_shares[row], line)
+                if unit > 0:
+                    for x in range(width):
+                        line[x] = np.rint(line[x] * unit) * (1 / unit)
             for x in range(width):
-                turned[x, y] = np.rint(line[x] * unit) * (1 / unit) if unit > 0 else line[x]
+                for y in range(_TURNED):
+                    turned[x, few + y] = lines[y, x]
         for x in range(len(first)):
             for sample in range(depth):
                 total[:height] = 0.0

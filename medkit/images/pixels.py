@@ -397,6 +397,6 @@ def fill_padding(values: Values, mask: Mask, frame: Frame) -> Values:
     """Return resized values with the fill of their frame where the mask is False."""
     if mask.all():
         return values
-    filled = values.copy()
-    filled[~mask] = (frame.fill - frame.intercept) / frame.slope
-    return filled
+    inside = mask if values.ndim == 2 else mask[..., np.newaxis]
+    fill = values.dtype.type((frame.fill - frame.intercept) / frame.slope)
+    return np.where(inside, values, fill)
