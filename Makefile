@@ -10,7 +10,7 @@ demo: $(VENV)/demo-installed
 	$(VENV)/bin/python -m medkit demo
 
 test: $(VENV)/test-installed
-	$(VENV)/bin/python -m pytest tests plugins examples
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests plugins examples
 
 check: $(VENV)/test-installed
 	$(VENV)/bin/ruff check .
@@ -20,7 +20,9 @@ check: $(VENV)/test-installed
 soak: $(VENV)/test-installed
 	MEDKIT_KILLS=50 $(VENV)/bin/python -m pytest tests/test_kills.py -v -k "normalise or append"
 	MEDKIT_KILLS=20 $(VENV)/bin/python -m pytest tests/test_kills.py -v -m "soak or not soak" -k "not normalise and not append"
+	MEDKIT_KILLS=30 $(VENV)/bin/python -m pytest tests/test_archive_faults.py -v -k killed
 	$(VENV)/bin/python -m pytest tests/test_cli_predict.py -v -m soak
+	$(VENV)/bin/python -m pytest tests/test_fetch_kills.py -v -s -m soak
 
 bench: $(VENV)/test-installed
 	for script in $(filter-out benchmarks/trees.py,$(wildcard benchmarks/*.py)); do \

@@ -57,6 +57,11 @@ class Workspace:
         return self.root / "audits"
 
     @property
+    def openings(self) -> Path:
+        """The ledger of held-out sets that were opened."""
+        return self.root / "openings.jsonl"
+
+    @property
     def features(self) -> Path:
         """Content-addressed feature arrays; safe to delete."""
         return self.root / "features"
@@ -146,13 +151,18 @@ def name_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_full(error):
             raise
         where = error.filename or folder
         raise DiskFullError(
             f"there is no room left for {where}; make room on its disk and give the same command "
             "again, which goes on from here"
         ) from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether an error says that a disk, or a share of it, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def check_name(name: str) -> str:
@@ -240,10 +250,10 @@ def hash_json(content: Any, length: int = 16) -> str:
     return hashlib.sha256(dump_json(content)).hexdigest()[:length]
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+def hash_file(path: Path, algorithm: str = "sha256") -> str:
+    """Return the SHA-256, or another sum, of a file, in hexadecimal."""
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        return hashlib.file_digest(handle, algorithm).hexdigest()
 
 
 def remove_folder(folder: Path) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from medkit.errors import SourceError
+from medkit.errors import SourceError, UsageError
 from medkit.sources.descriptor import (
+    choose_variant,
     find_descriptor,
     find_folders,
     list_descriptors,
     read_descriptor,
     read_raw_rules,
+    search_descriptors,
+    set_spacing,
     write_raw_rules,
 )
 from medkit.sources.local import locate_folder
@@ -33,6 +36,17 @@ LOCAL = {key: value for key, value in HTTPS.items() if key != "files"} | {
     "package": '"pydicom"',
     "distribution": '"pydicom"',
 }
+IDC = {key: value for key, value in HTTPS.items() if key != "files"} | {
+    "protocol": '"idc"',
+    "selection": '"lidc_idri"',
+}
+# What the project promises to know.
+NAMES = {
+    "kaggle-diabetic-retinopathy", "kaggle-dsb2017", "osirix", "dicom-library", "visible-human",
+    "zubal-head", "zubal-torso", "lung-phantom", "prostate-3t", "pseudo-phi-dicom-data",
+    "qin-pet-phantom", "lidc-idri", "nlst", "cbis-ddsm", "pathmnist", "organmnist3d",
+    "pydicom-data", "pydicom-test-files",
+}  # fmt: skip
 # The keys of a rule for files without a header.
 RAW = {
     "files": '"*.dat"',
@@ -68,7 +82,7 @@ def test_a_descriptor_is_read(tmp_path: Path) -> None:
         (HTTPS | {"size_bytes": "true"}, "size_bytes is True; it must be a whole number above 0"),
         (HTTPS | {"size_bytes": "-1"}, "size_bytes is -1"),
         (HTTPS | {"modality": '"CT"'}, "modality is 'CT'; it must be a list of texts"),
-        (HTTPS | {"protocol": '"ftp"'}, "protocol is 'ftp'; it must be 'local' or 'https'"),
+        (HTTPS | {"protocol": '"ftp"'}, "protocol is 'ftp'; it must be of 'local', 'https'"),
         (HTTPS | {"name": '"other"'}, "name is 'other'; it must be the file's"),
         (HTTPS | {"person_regex": '"("'}, "person_regex is '\\('"),
         (HTTPS | {"homepage": '"http://x"'}, "homepage is 'http://x'; it must be an https"),
@@ -76,7 +90,7 @@ def test_a_descriptor_is_read(tmp_path: Path) -> None:
         (HTTPS | {"files": "[]"}, "files is \\(\\)"),
         (HTTPS | {"files": "[1]"}, "files is \\[1\\]; it must be tables"),
         (HTTPS | {"files": "[{}]"}, r"files\[0\]: url missing"),
-        (HTTPS | {"files": '[{url = "https://x/a"}]'}, r"files\[0\]: sha256 is ''"),
+        (HTTPS | {"files": '[{url = "https://x/a"}]'}, r"files\[0\]: sha256 is ''; .* md5 will"),
         (
             HTTPS | {"files": f'[{{url = "http://x/a", sha256 = "{HASH}"}}]'},
             r"files\[0\]: url is 'http://x/a'; it must be an https address",
@@ -90,9 +104,24 @@ def test_a_descriptor_is_read(tmp_path: Path) -> None:
             "must be an https address",
         ),
         (
-            HTTPS | {"files": f'[{{url = "https://x/a", sha256 = "{HASH}", md5 = "1"}}]'},
-            "unknown key 'md5'",
+            HTTPS | {"files": f'[{{url = "https://x/a", sha256 = "{HASH}", crc = "1"}}]'},
+            "unknown key 'crc'",
         ),
+        (
+            HTTPS | {"files": '[{url = "https://x/a", md5 = "1"}]'},
+            "md5 is '1'; it must be 32 hexadecimal",
+        ),
+        (HTTPS | {"selection": '"x"'}, "selection is 'x'; .* unless the protocol is one of local"),
+        (IDC | {"selection": '""'}, "selection is ''; it must be given"),
+        (HTTPS | {"where": '"x"'}, "where is 'x'; it must be given with a selection"),
+        (HTTPS | {"access": '"free"'}, "access is 'free'; it must be one of open, account"),
+        (HTTPS | {"instead": '["a"]'}, "instead is .* for what is withdrawn"),
+        (HTTPS | {"hosts": '["x/y"]'}, "hosts is .* names of hosts"),
+        (IDC | {"hosts": '["a.org"]'}, "hosts is .* given for 'https' alone"),
+        (HTTPS | {"labels": '[{name = "a"}]'}, r"labels\[0\]: table is ''; .* one of them"),
+        (HTTPS | {"labels": '[{name = "a", table = "../b"}]'}, "inside the source"),
+        (HTTPS | {"labels": '[{name = "a", tag = "Modality", on = "x"}]'}, "with a table alone"),
+        (HTTPS | {"labels": '[{name = "a", regex = "("}]'}, "regex is .* a regular expression"),
         (
             HTTPS
             | {
@@ -140,7 +169,6 @@ def test_rules_for_raw_files_are_read_and_written_down(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"spacing": None}, r"raw\[0\]: spacing missing"),
         ({"spacing": "[1, 1]"}, "spacing is .* three numbers of mm above 0"),
         ({"spacing": "[1, 1, 0]"}, "spacing is .* above 0"),
         ({"spacing": "[1, 1, nan]"}, "spacing is .* above 0"),
@@ -188,27 +216,40 @@ def test_the_users_descriptors_are_found_and_win(
     write(tmp_path, {}, "broken")
     monkeypatch.setenv("MEDKIT_CATALOGS", str(tmp_path))
     listing = list_descriptors()
-    names = [descriptor.name for descriptor in listing.descriptors]
-    assert names == ["pydicom-data", "pydicom-test-files", "set"]
-    assert listing.descriptors[0].title == "Mine"
+    found = {descriptor.name: descriptor for descriptor in listing.descriptors}
+    assert {"pydicom-data", "pydicom-test-files", "set"} < set(found)
+    assert found["pydicom-data"].title == "Mine"
     assert len(listing.problems) == 1
     assert "broken.toml" in listing.problems[0]
-    assert find_descriptor("set") == listing.descriptors[2]
+    assert find_descriptor("set") == found["set"]
     assert find_descriptor("../set") is None
 
 
 def test_the_shipped_descriptors_are_right() -> None:
     listing = list_descriptors()
     assert listing.problems == ()
-    assert {"pydicom-data", "pydicom-test-files"} <= {d.name for d in listing.descriptors}
-    assert all(descriptor.protocol == "local" for descriptor in listing.descriptors)
+    found = {descriptor.name: descriptor for descriptor in listing.descriptors}
+    assert set(found) >= NAMES
+    for one in found.values():
+        assert (one.licence and one.homepage and one.citation) or one.access != "open", one.name
+        assert set(one.instead) <= set(found)
+        assert one.size_bytes or one.protocol in ("own", "kaggle") or one.variants, one.name
+    medmnist = [one for one in found.values() if one.variants]
+    assert len(medmnist) == 18
+    assert sum(len(one.variants) for one in medmnist) == 60
+    assert all(file.md5 for one in medmnist for file in one.files)
+    withdrawn = [one for one in found.values() if one.access == "withdrawn"]
+    assert [(one.name, len(one.instead)) for one in withdrawn] == [("kaggle-dsb2017", 3)]
 
 
 def test_what_the_shipped_descriptors_say_of_size_and_version_is_true() -> None:
     from importlib.metadata import version
 
     for descriptor in list_descriptors().descriptors:
-        if version(descriptor.distribution) == descriptor.version:
+        if (
+            descriptor.protocol == "local"
+            and version(descriptor.distribution) == descriptor.version
+        ):
             files = [path for path in locate_folder(descriptor).rglob("*") if path.is_file()]
             assert sum(path.stat().st_size for path in files) == descriptor.size_bytes
             assert descriptor.notes.startswith(f"{len(files)} files")
@@ -230,3 +271,42 @@ def test_a_package_or_folder_that_is_missing_is_said_so(tmp_path: Path) -> None:
         locate_folder(read_descriptor(write(tmp_path, missing)))
     with pytest.raises(SourceError, match=r"there is no folder .*nothing"):
         locate_folder(read_descriptor(write(tmp_path, LOCAL | {"path": '"nothing"'})))
+
+
+def test_a_spacing_may_be_left_to_the_user_and_nowhere_else(tmp_path: Path) -> None:
+    found = read_descriptor(write(tmp_path, describe_raw_files(spacing=None)))
+    assert set_spacing(found, (1.1, 1.1, 1.4)).raw[0].spacing == (1.1, 1.1, 1.4)
+    with pytest.raises(UsageError, match="nothing in its files says how large a voxel is"):
+        set_spacing(found, ())
+    with pytest.raises(UsageError, match=r"spacing is .* three numbers of mm above 0"):
+        set_spacing(found, (1, 2))
+    with pytest.raises(SourceError, match="spacing is"):  # what was fetched has one
+        read_raw_rules(write_raw_rules(found.raw), "the journal")
+    stated = read_descriptor(write(tmp_path, describe_raw_files()))
+    assert set_spacing(stated, ()) == stated
+    with pytest.raises(UsageError, match="leave --spacing out"):
+        set_spacing(stated, (1, 1, 1))
+
+
+def test_a_form_is_chosen_by_name() -> None:
+    found = find_descriptor("pathmnist")
+    assert found is not None
+    assert found.variants == ("28", "64", "128", "224")
+    first, large = choose_variant(found), choose_variant(found, "224")
+    assert (first.name, large.name) == ("pathmnist", "pathmnist-224")
+    assert [file.variant for file in (*first.files, *large.files)] == ["28", "224"]
+    with pytest.raises(UsageError, match="no form '32'; its forms are 28, 64"):
+        choose_variant(found, "32")
+    with pytest.raises(UsageError, match="it has one form alone"):
+        choose_variant(first.__class__("a", "b", "c", "d", "own"), "32")
+
+
+def test_a_search_finds_every_word_in_what_descriptors_say() -> None:
+    found = [each.name for each in search_descriptors("mammograms PERSON").descriptors]
+    assert found == ["cbis-ddsm"]
+    assert search_descriptors("mammograms nothing-at-all").descriptors == ()
+    assert len(search_descriptors("").descriptors) == len(list_descriptors().descriptors)
+
+
+def test_a_name_is_found_as_idc_spells_it() -> None:
+    assert find_descriptor("Lung_Phantom") == find_descriptor("lung-phantom")

@@ -437,3 +437,12 @@ def test_every_path_finds_itself(places: set[tuple[str, str]]) -> None:
     for place, (files, found) in zip(sorted(places), find(places, paths), strict=True):
         assert files > 1 or found == place
         assert files >= 1
+
+
+def test_a_name_may_lack_its_suffix() -> None:
+    """As competitions write it: 10_left, of 10_left.jpeg. A name that is whole goes before."""
+    places = {("s", "train/10_left.jpeg"), ("s", "b.nii.gz"), ("s", "c"), ("s", "c.dcm")}
+    places |= {("s", "d.png"), ("s", "d.jpeg")}
+    found = find(places, [(name, None) for name in ("10_left", "b", "c", "d", "10_lef")])
+    assert [files for files, _ in found] == [1, 1, 1, 2, 0]
+    assert found[2][1] == ("s", "c")

@@ -118,6 +118,17 @@ def read_table(path: Path, name: str, column: str | None, on: str | None) -> Lab
     return LabelTable(rows[filled], keys, value, int((~filled).sum()))
 
 
+def read_header(path: Path) -> list[str]:
+    """Return the names of a table's columns.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    return [str(name) for name in _read_text(path).columns]
+
+
 def resolve_keys(table: LabelTable, database: Database) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows with keys that mean the same later, and which columns these are.
 

@@ -9,19 +9,29 @@ goes to the journal, and is applied to every later snapshot.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from medkit.catalog import schema
 from medkit.catalog.database import Database
 from medkit.catalog.journal import Record, append_journal, read_journal
-from medkit.catalog.label_tables import enumerate_some, read_table, resolve_keys, tell_persons
+from medkit.catalog.label_tables import (
+    enumerate_some,
+    read_header,
+    read_table,
+    resolve_keys,
+    tell_persons,
+)
 from medkit.catalog.matching import match_labels
 from medkit.catalog.snapshots import make_snapshot
-from medkit.catalog.store import Catalog
+from medkit.catalog.store import Catalog, to_frame
 from medkit.errors import CatalogError, UsageError
 from medkit.workspace import check_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What may have a label, with the person of a picture that was told before.
 _LABELLABLE = """
@@ -215,6 +225,32 @@ def label_images(
         sum(len(record["rows"]) for record in records if record["type"] == "persons"),
         built.warnings,
     )
+
+
+def match_table(folder: Path, rules: Sequence[TableRule]) -> pd.DataFrame:
+    """Return ``file`` and ``value`` of what a table says; nothing is written.
+
+    Parameters
+    ----------
+    folder : Path
+        The catalog's.
+    rules : sequence of TableRule
+        Of one file; the first whose column is there is followed.
+
+    Raises
+    ------
+    UsageError, CatalogError
+        As `label_images`.
+    """
+    headers = read_header(rules[0].file)
+    rule = next((one for one in rules if one.column in headers), rules[0])
+    with Catalog.open(folder) as catalog:
+        database = catalog.database
+        for view in (_LABELLABLE, _ALIASES):
+            database.execute(view)
+        match_labels(database, _describe(rule, str(rule.column), database)[0])
+        _refuse_conflicts(database)
+        return to_frame(database.arrow("SELECT file, value FROM said ORDER BY file"))
 
 
 def _describe(

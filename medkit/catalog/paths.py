@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from medkit.catalog.database import Database
 
+_SUFFIX = r"(\.nii)?\.[A-Za-z0-9]+$"
 # The parts of a path of any system; a member follows its archive.
 _PLACES = r"""
 CREATE OR REPLACE TEMP TABLE reachable AS
@@ -42,9 +43,9 @@ FROM (
     SELECT number, unnest(CASE
         WHEN whole.files IS NOT NULL THEN whole
         WHEN asked.depth > 1 AND named.files > 1 AND ended.files IS NOT NULL THEN ended
-        ELSE named END)
+        WHEN named.files IS NOT NULL THEN named ELSE bare END)
     FROM asked LEFT JOIN whole USING (number) LEFT JOIN named USING (number)
-    LEFT JOIN ended USING (number)
+    LEFT JOIN ended USING (number) LEFT JOIN bare USING (number)
 )
 ORDER BY number
 """
@@ -54,7 +55,8 @@ def find_paths(database: Database, paths: Sequence[str], sources: Iterable[str |
     """Return how many ``files`` each path may mean, and ``source`` and ``path`` of the first.
 
     It means the whole relative path of a file, or else the end of one, or ends in one (a table
-    may be made on another machine), or else has a file name that is there once.
+    may be made on another machine), or else has a file name that is there once, with its suffix
+    or without.
 
     Parameters
     ----------
@@ -77,6 +79,8 @@ def find_paths(database: Database, paths: Sequence[str], sources: Iterable[str |
     _find(database, "whole", [_join("reachable.clean", "asked.clean")])
     _find(database, "named", [_join(_cut("reachable.clean", 1), _cut("asked.clean", 1))])
     _find(database, "ended", _join_ends(database))
+    name = f"regexp_replace({_cut('reachable.clean', 1)}, '{_SUFFIX}', '')"
+    _find(database, "bare", [_join(name, _cut("asked.clean", 1))])
     return database.arrow(_CHOICE)
 
 

@@ -9,17 +9,25 @@ from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 from medkit.errors import UsageError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PORTS = {"https": 443, "http": 80}
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, *, plain: bool = False) -> str:
     """Return an address that may be fetched: https, or plain http on this machine itself.
+
+    Parameters
+    ----------
+    url : str
+        The address, as a user typed it.
+    plain : bool
+        Whether http will do anywhere.
 
     Raises
     ------
     UsageError
         If it is anything else, or holds a password.
     """
-    if not is_safe(url, loopback=True):
+    if not is_safe(url, loopback=True, plain=plain):
         raise UsageError(f"{hide_query(url)!r} cannot be fetched; give an https:// address")
     if _split(url).username is not None:
         raise UsageError(
@@ -28,13 +36,37 @@ def check_url(url: str) -> str:
     return url
 
 
-def is_safe(url: str, *, loopback: bool = False) -> bool:
-    """Tell whether an address is https, or, where that is allowed, http on this machine."""
+def is_safe(url: str, *, loopback: bool = False, plain: bool = False) -> bool:
+    """Tell whether an address is https, or, where that is allowed, http.
+
+    Parameters
+    ----------
+    url : str
+        The address.
+    loopback : bool
+        Whether http on this machine will do.
+    plain : bool
+        Whether http anywhere will do.
+    """
     parts = _split(url)
-    allowed = parts.scheme == "https" or (
-        loopback and parts.scheme == "http" and parts.hostname in _LOOPBACK
-    )
-    return allowed and bool(parts.hostname)
+    host = parts.hostname or ""
+    allowed = plain or (loopback and is_loopback(host))
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and allowed))
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is called as this machine itself is."""
+    return host in _LOOPBACK
+
+
+def place_of(url: str) -> str:
+    """Return host and port of an address, such as ``example.org:443``; nothing if it has none."""
+    parts = _split(url)
+    try:
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:  # of a port that is no number
+        return ""
+    return f"{parts.hostname}:{port}" if parts.hostname else ""
 
 
 def hide_query(url: str) -> str:

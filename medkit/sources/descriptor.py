@@ -1,26 +1,26 @@
 """What a public source publishes: one TOML file a source, data only.
 
-Descriptors lie in the ``catalogs`` folder that comes with medkit, and in a folder of the user's
-own that the environment variable ``MEDKIT_CATALOGS`` names; of two with one name, the user's is
-taken.
+Descriptors lie in the ``catalogs`` folder that comes with medkit, in the folder of a plugin that
+the user names, and in a folder of the user's own that the environment variable
+``MEDKIT_CATALOGS`` names; of two with one name, the one named later here is taken.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medkit.errors import SourceError, UsageError
-from medkit.sources.addresses import is_safe, name_of_url, stem_of
-from medkit.workspace import check_name
+from medkit.sources import rules
+
+if TYPE_CHECKING:
+    from medkit.sources.plans import Plan
 
 USER_FOLDER = "MEDKIT_CATALOGS"
 
@@ -40,12 +40,43 @@ class SourceFile:
         Bytes.
     unpack : bool
         Whether it is unpacked if it is an archive.
+    md5 : str
+        Likewise, 32 hexadecimal digits, where the publisher states no SHA-256.
+    variant : str
+        Which form of the set it belongs to, such as ``"64"`` for pictures of 64 pixels; nothing
+        for one that belongs to every form. `choose_variant` takes one.
     """
 
     url: str
     sha256: str = ""
     size: int | None = None
     unpack: bool = True
+    md5: str = ""
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How ``medkit label`` learns a label of the source's images.
+
+    Attributes
+    ----------
+    name : str
+        Of the label.
+    table : str
+        A CSV or Parquet file of the source, by its path within it.
+    column, on : str
+        Its columns of values and of keys, as the options of ``medkit label``.
+    tag, regex : str
+        Instead of a table: a DICOM keyword, or an expression that finds the value in the path.
+    """
+
+    name: str
+    table: str = ""
+    column: str = ""
+    on: str = ""
+    tag: str = ""
+    regex: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +94,8 @@ class RawRule:
         Columns, rows and slices that a file may have; its size decides which, so that no two may
         have the same number of voxels. Columns run fastest, slices slowest.
     spacing : tuple of float
-        From a voxel to the next along a row, from row to row, and from slice to slice, mm.
+        From a voxel to the next along a row, from row to row, and from slice to slice, mm. A
+        descriptor leaves it out where nobody can be sure; the user then gives it.
     byte_order : str
         ``"little"`` or ``"big"``; needed where a voxel has more than one byte.
     offset : int or None
@@ -76,7 +108,7 @@ class RawRule:
     files: str
     dtype: str
     shapes: tuple[tuple[int, ...], ...]
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] = ()
     byte_order: str = ""
     offset: int | None = None
     orientation: tuple[float, ...] = ()
@@ -89,23 +121,42 @@ class Descriptor:
     Attributes
     ----------
     name, title, version, licence, citation, homepage, notes : str
-        ``licence`` is the holder's own words or an SPDX name; ``notes`` is what a user must know.
+        ``licence`` is the holder's own words or an SPDX name; ``notes`` is what a user must know,
+        and how access is had where it is not open.
     protocol : str
         ``"local"``: images that are on this machine already. ``"https"``: files to download.
+        ``"own"``: files that the user must get and hand over. ``"idc"``, ``"tcia"``,
+        ``"kaggle"``, ``"dicomweb"``, ``"dimse"``, ``"remote"``: as the module of that name says;
+        or one of a plugin.
+    access : str
+        ``"open"``; ``"account"``: an account, and rules to accept; ``"own"``: nothing can fetch
+        it, the user does; ``"withdrawn"``: it is to be had no more.
+    instead : tuple of str
+        Sources that serve the same end, where it is withdrawn.
     modality : tuple of str
         Values of Modality (0008,0060) that its images have.
-    size_bytes : int or None
-        Of all that is fetched.
+    series_count, file_count, size_bytes : int or None
+        Of all that is fetched, where someone states them.
+    selection, where : str
+        What is asked of a protocol that serves many sets, and a condition on it; each protocol
+        says which.
     path : str
         Local: the folder, absolute, or relative to the package.
     package, distribution : str
         Local: the installed Python package that holds the folder, and what to install it by.
     files : tuple of SourceFile
         What is brought; none where the images are read in place.
+    hosts : tuple of str
+        Https: hosts that the publisher's redirects may lead to, besides those of its files.
     person_regex : str
         A regular expression that finds the person in a PatientID or a file name.
+    labels : tuple of LabelRule
+        What is known of its images.
     raw : tuple of RawRule
         How to read voxels without a header.
+    sides : str
+        ``"matter"``: left and right mean something, and training may mirror no image; ``"free"``:
+        they do not; nothing where nobody says.
     """
 
     name: str
@@ -116,14 +167,44 @@ class Descriptor:
     citation: str = ""
     homepage: str = ""
     notes: str = ""
+    access: str = "open"
+    instead: tuple[str, ...] = ()
     modality: tuple[str, ...] = ()
+    series_count: int | None = None
+    file_count: int | None = None
     size_bytes: int | None = None
+    selection: str = ""
+    where: str = ""
     path: str = ""
     package: str = ""
     distribution: str = ""
     files: tuple[SourceFile, ...] = ()
+    hosts: tuple[str, ...] = ()
     person_regex: str = ""
+    labels: tuple[LabelRule, ...] = ()
     raw: tuple[RawRule, ...] = ()
+    sides: str = ""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The forms that it comes in; the first is taken where none is named."""
+        return tuple(dict.fromkeys(file.variant for file in self.files if file.variant))
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """What a plugin adds: the hook ``medkit_sources`` returns it.
+
+    Attributes
+    ----------
+    folder : Path or None
+        Of descriptors, one TOML file a source.
+    protocols : mapping of str to callable
+        Takes a `Descriptor` of that protocol and returns a `plans.Plan`.
+    """
+
+    folder: Path | None = None
+    protocols: Mapping[str, Callable[[Descriptor], Plan]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,8 +215,8 @@ class Listing:
     problems: tuple[str, ...]
 
 
-def find_folders(package: Path, user: str) -> list[Path]:
-    """Return the folders that hold descriptors: medkit's, then the user's.
+def find_folders(package: Path, user: str, *, plugged: Path | None = None) -> list[Path]:
+    """Return the folders that hold descriptors: medkit's, then a plugin's, then the user's.
 
     Parameters
     ----------
@@ -143,35 +224,54 @@ def find_folders(package: Path, user: str) -> list[Path]:
         The folder of the package medkit. A wheel has ``catalogs`` inside it, a checkout beside.
     user : str
         The value of ``MEDKIT_CATALOGS``, or nothing.
+    plugged : Path, optional
+        The folder of a plugin.
     """
     inside = package / "catalogs"
     shipped = inside if inside.is_dir() else package.parent / "catalogs"
-    folders = [shipped, Path(user)] if user else [shipped]
+    folders = [shipped, *([plugged] if plugged else []), *([Path(user)] if user else [])]
     for folder in folders:
         if not folder.is_dir():
             raise SourceError(f"{folder} is no folder of descriptors; correct {USER_FOLDER}")
     return folders
 
 
-def list_descriptors() -> Listing:
+def list_descriptors(plugged: Plugged = Plugged()) -> Listing:
     """Return every descriptor; a file that is none is a problem, not the end."""
     descriptors, problems = [], []
-    for path in _find_files().values():
+    for path in _find_files(plugged).values():
         try:
-            descriptors.append(read_descriptor(path))
+            descriptors.append(read_descriptor(path, plugged.protocols))
         except SourceError as error:
             problems.append(str(error))
     return Listing(tuple(descriptors), tuple(problems))
 
 
-def find_descriptor(name: str) -> Descriptor | None:
-    """Return the descriptor of that name, or None."""
-    path = _find_files().get(name)
-    return read_descriptor(path) if path else None
+def search_descriptors(words: str, plugged: Plugged = Plugged()) -> Listing:
+    """Return the descriptors that have every one of some words in what they say, by name.
+
+    Letters count alike in either case; a word is found within a longer one.
+    """
+    wanted = words.casefold().split()
+    listing = list_descriptors(plugged)
+    found = [each for each in listing.descriptors if _has_words(each, wanted)]
+    return Listing(tuple(found), listing.problems)
 
 
-def read_descriptor(path: Path) -> Descriptor:
-    """Read one descriptor.
+def _has_words(descriptor: Descriptor, words: list[str]) -> bool:
+    said = json.dumps(asdict(descriptor), ensure_ascii=False).casefold()
+    return all(word in said for word in words)
+
+
+def find_descriptor(name: str, plugged: Plugged = Plugged()) -> Descriptor | None:
+    """Return the descriptor of that name, or None; ``Lung_Phantom`` is ``lung-phantom``, too."""
+    files = _find_files(plugged)
+    path = files.get(name) or files.get(name.lower().replace("_", "-"))
+    return read_descriptor(path, plugged.protocols) if path else None
+
+
+def read_descriptor(path: Path, protocols: Collection[str] = ()) -> Descriptor:
+    """Read one descriptor; its protocol is one of medkit's, or of those named.
 
     Raises
     ------
@@ -183,15 +283,77 @@ def read_descriptor(path: Path) -> Descriptor:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SourceError(f"{path} cannot be read as TOML: {error}") from None
-    descriptor = _build(Descriptor, table, str(path))
-    _check(_DESCRIPTOR_RULES, descriptor, str(path))
+    descriptor: Descriptor = rules.build(Descriptor, table, str(path), _TABLES)
+    if descriptor.protocol not in (known := (*rules.PROTOCOLS, *protocols)):
+        words = ", ".join(map(repr, known))
+        raise SourceError(f"{path}: protocol is {descriptor.protocol!r}; it must be of {words}")
+    rules.check(rules.DESCRIPTOR, descriptor, str(path))
     if descriptor.name != path.stem:
         raise SourceError(f"{path}: name is {descriptor.name!r}; it must be the file's, too")
-    for number, file in enumerate(descriptor.files):
-        _check(_FILE_RULES, file, f"{path}: files[{number}]")
-    for number, rule in enumerate(descriptor.raw):
-        _check(_RAW_RULES, rule, f"{path}: raw[{number}]")
+    for key, asked in (
+        ("files", rules.FILE),
+        ("labels", rules.LABEL),
+        ("raw", rules.OPEN_RAW),
+    ):
+        for number, entry in enumerate(getattr(descriptor, key)):
+            rules.check(asked, entry, f"{path}: {key}[{number}]")
     return descriptor
+
+
+def choose_variant(descriptor: Descriptor, variant: str = "") -> Descriptor:
+    """Return a descriptor of one form of a set, by default the first; its name says which.
+
+    Raises
+    ------
+    UsageError
+        If the set has no such form.
+    """
+    known = descriptor.variants
+    if not known and not variant:
+        return descriptor
+    if variant and variant not in known:
+        forms = f"its forms are {', '.join(known)}" if known else "it has one form alone"
+        raise UsageError(f"{descriptor.name} has no form {variant!r}; {forms}")
+    chosen = variant or known[0]
+    files = tuple(file for file in descriptor.files if file.variant in ("", chosen))
+    sizes = [file.size for file in files]
+    size = sum(size for size in sizes if size) if all(sizes) else None
+    name = descriptor.name if chosen == known[0] else f"{descriptor.name}-{chosen}"
+    return replace(descriptor, name=name, files=files, size_bytes=size, file_count=len(files))
+
+
+def set_spacing(descriptor: Descriptor, spacing: Sequence[float]) -> Descriptor:
+    """Return a descriptor whose rules for raw files all have a spacing.
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+        Of the source.
+    spacing : sequence of float
+        What the user says, mm: along a row, from row to row, from slice to slice; or nothing.
+
+    Raises
+    ------
+    UsageError
+        If it is needed and was not given, was given and is not needed, or is none.
+    """
+    lacking = any(not rule.spacing for rule in descriptor.raw)
+    if not lacking and not spacing:
+        return descriptor
+    if not lacking:
+        raise UsageError(f"{descriptor.name} has no rule that lacks a spacing; leave --spacing out")
+    if not spacing:
+        raise UsageError(
+            f"{descriptor.name}: nothing in its files says how large a voxel is; give it with "
+            f"--spacing COLUMN,ROW,SLICE in mm. {descriptor.notes}"
+        )
+    raw = tuple(replace(rule, spacing=rule.spacing or tuple(spacing)) for rule in descriptor.raw)
+    try:
+        for rule in raw:
+            rules.check(rules.RAW, rule, "--spacing")
+    except SourceError as error:
+        raise UsageError(str(error)) from None
+    return replace(descriptor, raw=raw)
 
 
 def write_raw_rules(rules: Sequence[RawRule]) -> list[dict[str, Any]]:
@@ -210,196 +372,23 @@ def read_raw_rules(tables: Sequence[Mapping[str, Any]], where: str) -> tuple[Raw
     SourceError
         If one is not as said; ``where`` they are from is part of the message.
     """
-    rules = tuple(_build_rule(table, where) for table in tables)
-    for rule in rules:
-        _check(_RAW_RULES, rule, where)
-    return rules
+    read: tuple[RawRule, ...] = tuple(rules.build(RawRule, table, where) for table in tables)
+    for rule in read:
+        rules.check(rules.RAW, rule, where)
+    return read
 
 
-def _find_files() -> dict[str, Path]:
-    folders = find_folders(Path(__file__).parents[1], os.environ.get(USER_FOLDER, ""))
+# What the tables within a descriptor are read as; those of a rule are plain values.
+_TABLES = {
+    "files": partial(rules.build, SourceFile),
+    "labels": partial(rules.build, LabelRule),
+    "raw": partial(rules.build, RawRule),
+}
+
+
+def _find_files(plugged: Plugged) -> dict[str, Path]:
+    folders = find_folders(
+        Path(__file__).parents[1], os.environ.get(USER_FOLDER, ""), plugged=plugged.folder
+    )
     found = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
     return dict(sorted(found.items()))
-
-
-# ---- The strict reading of a table ---------------------------------------------------------------
-
-Table = TypeVar("Table", Descriptor, SourceFile, RawRule)
-
-
-def _is_list_of(kind: type | tuple[type, ...], value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, kind) and not isinstance(item, bool) for item in value
-    )
-
-
-# By the type of a field: what is accepted in TOML, and how that is said.
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "str": (lambda value: isinstance(value, str), "text in quotes"),
-    "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "int | None": (
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
-        "a whole number above 0",
-    ),
-    "tuple[str, ...]": (lambda value: _is_list_of(str, value), "a list of texts"),
-    "tuple[float, ...]": (lambda value: _is_list_of((int, float), value), "a list of numbers"),
-    "tuple[tuple[int, ...], ...]": (
-        lambda value: isinstance(value, list) and all(_is_list_of(int, item) for item in value),
-        "a list of lists of whole numbers",
-    ),
-    "tuple[SourceFile, ...]": (lambda value: _is_list_of(dict, value), "tables, [[files]]"),
-    "tuple[RawRule, ...]": (lambda value: _is_list_of(dict, value), "tables, [[raw]]"),
-}
-
-
-def _build(kind: type[Table], table: Mapping[str, Any], where: str) -> Table:
-    known = {field.name: str(field.type) for field in fields(kind)}
-    for key, value in table.items():
-        if key not in known:
-            raise SourceError(f"{where}: unknown key {key!r}; known are {', '.join(known)}")
-        is_right, words = _KINDS[known[key]]
-        if not is_right(value):
-            raise SourceError(f"{where}: {key} is {value!r}; it must be {words}")
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in table]
-    if missing:
-        raise SourceError(f"{where}: {', '.join(missing)} missing; every descriptor has them")
-    values = {key: _freeze(value) for key, value in table.items()}
-    if kind is Descriptor:  # its files are tables; those of a rule are a text
-        for key, inner in (("files", _build_file), ("raw", _build_rule)):
-            entries = enumerate(values.get(key, ()))
-            values[key] = tuple(inner(entry, f"{where}: {key}[{n}]") for n, entry in entries)
-    return kind(**values)
-
-
-def _build_file(table: Mapping[str, Any], where: str) -> SourceFile:
-    return _build(SourceFile, table, where)
-
-
-def _build_rule(table: Mapping[str, Any], where: str) -> RawRule:
-    return _build(RawRule, table, where)
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
-
-
-def _check(
-    rules: tuple[tuple[str, Callable[[Any], bool], str], ...], found: Any, where: str
-) -> None:
-    for key, is_right, words in rules:
-        if not is_right(found):
-            raise SourceError(f"{where}: {key} is {getattr(found, key)!r}; it must be {words}")
-
-
-def _is_name(name: str) -> bool:
-    try:
-        return bool(check_name(name))
-    except UsageError:
-        return False
-
-
-def _is_regex(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
-
-
-def _is_https(url: str) -> bool:
-    return is_safe(url) and urlsplit(url).username is None
-
-
-def _fits_package(descriptor: Descriptor) -> bool:
-    path = PurePosixPath(descriptor.path)
-    if not descriptor.package:
-        return not descriptor.path or Path(descriptor.path).is_absolute()
-    return not path.is_absolute() and ".." not in path.parts
-
-
-def _has_distinct_files(descriptor: Descriptor) -> bool:
-    names = [stem_of(name_of_url(file.url)).casefold() for file in descriptor.files]
-    return len(set(names)) == len(names)
-
-
-_DESCRIPTOR_RULES: tuple[tuple[str, Callable[[Descriptor], bool], str], ...] = (
-    ("name", lambda d: _is_name(d.name), "letters, digits, '.', '_' and '-', 100 at most"),
-    ("title", lambda d: bool(d.title.strip()), "what the set is called"),
-    ("version", lambda d: bool(d.version.strip()), "the version described"),
-    ("licence", lambda d: bool(d.licence.strip()), "the licence, in the holder's words"),
-    ("protocol", lambda d: d.protocol in ("local", "https"), "'local' or 'https'"),
-    ("size_bytes", lambda d: d.size_bytes is not None, "given"),
-    ("homepage", lambda d: not d.homepage or _is_https(d.homepage), "an https address"),
-    ("person_regex", lambda d: _is_regex(d.person_regex), "a regular expression"),
-    ("files", lambda d: bool(d.files) == (d.protocol == "https"), "given for 'https' alone"),
-    ("files", _has_distinct_files, "of names that differ"),
-    ("path", lambda d: bool(d.path) == (d.protocol == "local"), "given for 'local' alone"),
-    ("path", _fits_package, "absolute, or inside the package"),
-    ("package", lambda d: not d.package or d.package.isidentifier(), "a top-level package"),
-    ("package", lambda d: not d.package or d.protocol == "local", "given for 'local' alone"),
-    (
-        "distribution",
-        lambda d: bool(d.distribution) == bool(d.package),
-        "given with package, and only with it",
-    ),
-)
-_FILE_RULES: tuple[tuple[str, Callable[[SourceFile], bool], str], ...] = (
-    ("url", lambda f: _is_https(f.url), "an https address without a password"),
-    (
-        "sha256",
-        lambda f: bool(re.fullmatch("[0-9a-f]{64}", f.sha256)),
-        "64 hexadecimal digits, in lower case",
-    ),
-)
-_RAW_TYPES = {
-    f"{kind}{bits}": bits // 8
-    for kind, widths in {"uint": (8, 16, 32), "int": (8, 16, 32), "float": (32, 64)}.items()
-    for bits in widths
-}
-
-
-def _has_distinct_shapes(rule: RawRule) -> bool:
-    voxels = {math.prod(shape) for shape in rule.shapes}
-    return bool(rule.shapes) and len(voxels) == len(rule.shapes)
-
-
-def _is_orientation(numbers: tuple[float, ...]) -> bool:
-    if not numbers:
-        return True
-    row, column = numbers[:3], numbers[3:]
-    products = [
-        sum(a * b for a, b in zip(*pair, strict=False))
-        for pair in ((row, row), (column, column), (row, column))
-    ]
-    return len(numbers) == 6 and all(
-        abs(product - right) < 1e-3 for product, right in zip(products, (1, 1, 0), strict=True)
-    )
-
-
-_RAW_RULES: tuple[tuple[str, Callable[[RawRule], bool], str], ...] = (
-    ("files", lambda r: bool(r.files), "a pattern such as '*.dat'"),
-    ("dtype", lambda r: r.dtype in _RAW_TYPES, f"one of {', '.join(_RAW_TYPES)}"),
-    (
-        "byte_order",
-        lambda r: (
-            r.byte_order in ("little", "big") or (_RAW_TYPES[r.dtype] == 1 and not r.byte_order)
-        ),
-        "'little' or 'big'",
-    ),
-    (
-        "shapes",
-        lambda r: all(len(shape) == 3 and min(shape) > 0 for shape in r.shapes),
-        "lists of three numbers above 0: columns, rows, slices",
-    ),
-    ("shapes", _has_distinct_shapes, "of numbers of voxels that differ: the size must decide"),
-    (
-        "spacing",
-        lambda r: len(r.spacing) == 3 and all(0 < size < math.inf for size in r.spacing),
-        "three numbers of mm above 0: along a row, from row to row, from slice to slice",
-    ),
-    (
-        "orientation",
-        lambda r: _is_orientation(r.orientation),
-        "six direction cosines, of rows and of columns, at right angles",
-    ),
-)

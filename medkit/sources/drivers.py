@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +34,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "sshfs": {"known_hosts": ()},
 }
 _TIMES = ("mtime", "LastModified", "updated", "last_modified", "created")
+_SUMS = {
+    "ChecksumSHA256": "sha256",
+    "ChecksumSHA1": "sha1",
+    "ChecksumCRC32C": "crc32c",
+    "md5Hash": "md5",
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -133,6 +140,31 @@ def read_time(info: dict[str, Any]) -> int:
         aware = time if time.tzinfo else time.replace(tzinfo=UTC)
         return (aware - _EPOCH) // timedelta(seconds=1) * 10**9
     return int(time) * 10**9 if isinstance(time, int | float) else 0
+
+
+def describe_object(system: Any, place: str) -> tuple[int, int, dict[str, str]]:
+    """Return the size, the time and the hashes that a driver tells of a file."""
+    if hasattr(system, "call_s3"):
+        bucket, key, _ = system.split_path(place)
+        asked = {"Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
+        found = system.call_s3("head_object", **asked, **system.req_kw)
+        # The ETag of what a key of the owner encrypts is the hash of nothing that we see.
+        open_etag = found.get("ServerSideEncryption") in (None, "AES256")
+        hashes = {"s3-etag": found["ETag"].strip('"')} if open_etag else {}
+        return int(found["ContentLength"]), read_time(found), hashes | _read_sums(found)
+    system.invalidate_cache()
+    found = system.info(place)
+    return int(found["size"]), read_time(found), _read_sums(found)
+
+
+def _read_sums(info: dict[str, Any]) -> dict[str, str]:
+    """Return sums in hexadecimal of what S3 and Google state in base64; those of parts are none."""
+    stated = {name: info.get(key) for key, name in _SUMS.items()}
+    return {
+        name: b64decode(value).hex()
+        for name, value in stated.items()
+        if isinstance(value, str) and "-" not in value
+    }
 
 
 class Ranges:

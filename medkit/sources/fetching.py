@@ -1,41 +1,53 @@
 """Bringing a source into the workspace: whole or not at all, and found again.
 
-``raw/NAME`` appears in one step when everything is in it, with ``provenance.json``. Until then
-the work lies in ``raw/.NAME.part``, where a fetch that was killed goes on. A local folder is not
-copied: its ``raw/NAME`` holds ``provenance.json`` alone, which says where the images are.
+``raw/NAME`` appears in one step when everything is in it, with ``provenance.json`` and
+``files.jsonl``, which lists every file with its hash and where it is from. Until then the work
+lies in ``raw/.NAME.part``, where a fetch that was killed goes on. A local folder is not copied:
+its ``raw/NAME`` holds ``provenance.json`` alone, which says where the images are.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medkit.engine import Progress, silent
+from medkit.engine import Progress, count_workers, silent
 from medkit.errors import SourceError, UsageError, WorkspaceError
-from medkit.sources import local
-from medkit.sources.addresses import hide_query, name_of_url, stem_of
-from medkit.sources.descriptor import (
-    Descriptor,
-    RawRule,
-    SourceFile,
-    read_raw_rules,
-    write_raw_rules,
-)
-from medkit.sources.unpacking import detect_format, unpack
+from medkit.sources.addresses import hide_query
+from medkit.sources.descriptor import RawRule, read_raw_rules, write_raw_rules
+from medkit.sources.ledger import Ledger
+from medkit.sources.pace import Pace
 from medkit.workspace import (
     Workspace,
     hash_file,
     hash_json,
+    name_full_disk,
     read_json,
     remove_folder,
+    sync,
+    write_beside,
     write_json,
 )
 
+if TYPE_CHECKING:
+    from medkit.sources.plans import Plan
+
 PROVENANCE = "provenance.json"
-_STATED = ("title", "version", "licence", "citation", "homepage", "protocol", "person_regex")
-_KEYS = {"name", *_STATED, "request", "location", "origins", "files"}
+FILES = "files.jsonl"
+_LEDGER = "ledger.jsonl"
+_FEW = 100
+_STATED = (
+    *("title", "version", "licence", "citation", "homepage", "protocol", "person_regex"),
+    "sides",
+)
+_KEYS = {"name", *_STATED, "request", "location", "fetched", "files", "size", "references"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class FetchedSource:
         What finds the person in a PatientID or a file name.
     raw : tuple of RawRule
         How to read voxels without a header.
+    sides : str
+        As of the descriptor: ``"matter"``, ``"free"``, or nothing.
     """
 
     name: str
@@ -63,6 +77,7 @@ class FetchedSource:
     licence: str = ""
     person_regex: str | None = None
     raw: tuple[RawRule, ...] = ()
+    sides: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,16 +92,20 @@ class Fetched:
         ``"fetched"``, ``"registered"`` or ``"already there"``.
     files, size : int or None
         Files, and bytes in all; None for a folder that is read in place.
-    origins : list of dict
-        Each file that was brought: url, sha256 (of what came), size, and reference: whether that
-        hash was known before (``"sha256"``) or not (``"none"``).
+    references : dict of str to int
+        How many of the objects that were brought were compared with which kind of hash, such as
+        ``{"sha256": 3, "none": 1}``; ``files.jsonl`` says it of each.
+    refused : int
+        Files that the source lists and did not give, and that were left out as the user wished;
+        ``files.jsonl`` names them.
     """
 
     source: FetchedSource
     status: str
     files: int | None
     size: int | None
-    origins: list[dict[str, Any]]
+    references: dict[str, int]
+    refused: int = 0
 
 
 def list_sources(workspace: Workspace) -> list[FetchedSource]:
@@ -94,10 +113,27 @@ def list_sources(workspace: Workspace) -> list[FetchedSource]:
     return [_describe_source(workspace.raw / name) for name in workspace.names("raw")]
 
 
-def fetch(descriptor: Descriptor, workspace: Workspace, *, progress: Progress = silent) -> Fetched:
+def fetch(
+    plan: Plan,
+    workspace: Workspace,
+    *,
+    pace: Pace | None = None,
+    progress: Progress = silent,
+) -> Fetched:
     """Bring a source into the workspace, or go on where a killed fetch was.
 
     What is there already is verified, file by file, against the hashes noted when it came.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is brought.
+    workspace : Workspace
+        Where to.
+    pace : Pace, optional
+        How fast.
+    progress : callable
+        Told of bytes, and of files where they are compared.
 
     Raises
     ------
@@ -105,35 +141,46 @@ def fetch(descriptor: Descriptor, workspace: Workspace, *, progress: Progress = 
         If the name is taken by something else, or the folder overlaps the workspace.
     SourceError
         If it cannot be brought whole and right, or is there and damaged.
+    DiskFullError
+        If there is no room for it.
     """
-    target = workspace.source(descriptor.name)
-    facts = _gather_facts(descriptor)
+    target = workspace.source(plan.source.name)
+    facts = _gather_facts(plan)
     if target.exists():
         _check_same(target, facts)
-    if not descriptor.files:
-        folder = local.locate_folder(descriptor)
-        return _register(target, facts | {"location": _place_outside(folder, workspace)})
+    if plan.location is not None:
+        place = _place_outside(Path(plan.location), workspace)
+        return _register(target, facts | {"location": place})
     if target.exists():
         return _verify(target, progress)
-    work = _open_work(target, facts, goes_on=all(file.sha256 for file in descriptor.files))
-    facts |= _bring(descriptor, work, progress)
-    _finish(work, target, facts)
+    with name_full_disk(workspace.root):
+        work = _open_work(target, facts)
+        known = _read_provenance(work)
+        if not known["fetched"]:  # else the kill came when all was there
+            _check_room(plan, work)
+            known |= _bring(plan, work, pace or Pace(), progress)
+        _finish(work, target, known)
     return _report(target, "fetched")
 
 
-def _gather_facts(descriptor: Descriptor) -> dict[str, Any]:
+def _gather_facts(plan: Plan) -> dict[str, Any]:
     """Return what provenance.json says from the start."""
-    stated = asdict(descriptor)
-    files = [[file.sha256 or file.url, file.size, file.unpack] for file in descriptor.files]
+    stated = asdict(plan.source)
     return {
-        "name": descriptor.name,
+        "name": plan.source.name,
         **{key: stated[key] for key in _STATED},
-        "raw": write_raw_rules(descriptor.raw),
+        "raw": write_raw_rules(plan.source.raw),
+        "citations": [*plan.preflight.citations],
+        "licences": dict(plan.preflight.licences),
         # Equal for equal wishes; a hash, because an address can hold a secret.
-        "request": hash_json([descriptor.protocol, descriptor.package, descriptor.path, files]),
+        "request": hash_json(plan.request),
+        "selection": hide_query(plan.source.selection),
+        "where": plan.source.where,
         "location": None,
-        "origins": [],
-        "files": [],
+        "fetched": None,
+        "files": 0,
+        "size": 0,
+        "references": {},
     }
 
 
@@ -160,7 +207,7 @@ def _place_outside(folder: Path, workspace: Workspace) -> str:
 
 def _register(target: Path, facts: dict[str, Any]) -> Fetched:
     if not target.exists():
-        _finish(_open_work(target, facts, goes_on=False), target, facts)
+        _finish(_open_work(target, facts), target, facts)
     elif _read_provenance(target) == facts:
         return _report(target, "already there")
     else:  # a package that was installed anew, elsewhere
@@ -168,17 +215,13 @@ def _register(target: Path, facts: dict[str, Any]) -> Fetched:
     return _report(target, "registered")
 
 
-def _open_work(target: Path, facts: dict[str, Any], *, goes_on: bool) -> Path:
-    """Return the folder of a fetch under way: one left by a killed process if it is of the same.
-
-    Without reference hashes nobody can tell whether what was left is what comes today.
-    """
+def _open_work(target: Path, facts: dict[str, Any]) -> Path:
+    """Return the folder of a fetch under way: one left by a killed process if it is of the same."""
     work = target.with_name(f".{target.name}.part")
-    if work.exists() and not (goes_on and _has_request(work, facts["request"])):
+    if work.exists() and not _has_request(work, facts["request"]):
         remove_folder(work)
-    for left in work.glob(f".{PROVENANCE}.*.part"):  # of a killed process, under its number
-        left.unlink()
-    write_json(work / PROVENANCE, facts)
+    if not work.exists():
+        write_json(work / PROVENANCE, facts)
     return work
 
 
@@ -189,84 +232,109 @@ def _has_request(work: Path, request: str) -> bool:
         return False
 
 
-def _finish(work: Path, target: Path, facts: dict[str, Any]) -> None:
-    write_json(work / PROVENANCE, facts)
-    work.replace(target)
+def _check_room(plan: Plan, work: Path) -> None:
+    """Refuse what cannot fit before a byte of it is asked for."""
+    size, free = plan.preflight.size, shutil.disk_usage(work).free
+    here = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    if size is not None and size - here > free:
+        raise SourceError(
+            f"{plan.source.name} has {size:,} bytes, and {free:,} are free in {work.parent}; make "
+            "room, or use a workspace on another disk"
+        )
 
 
-def _bring(descriptor: Descriptor, work: Path, progress: Progress) -> dict[str, Any]:
-    """Fill ``work/files`` and return what provenance.json says of it."""
-    downloads, files = work / "downloads", work / "files"
-    files.mkdir(exist_ok=True)
-    _clear_strays(downloads, {name_of_url(file.url) for file in descriptor.files})
-    is_local = descriptor.protocol == "local"
-    origins, plain = [], []
-    for file in descriptor.files:
-        source = _TAKERS[descriptor.protocol](file, downloads, progress)
-        origins.append(_describe_origin(file, source))
-        if is_local or (file.unpack and detect_format(source)):
-            place = files / stem_of(source.name)
-            if not place.exists():
-                unpack(source, place, progress=progress)
-        else:
-            plain.append(source)
-    for source in plain:  # last: until then a rerun finds them where they were downloaded
-        source.replace(files / source.name)
-    if downloads.exists():
-        shutil.rmtree(downloads)
-    return {"origins": origins, "files": _list_files(files, progress)}
+def _bring(plan: Plan, work: Path, pace: Pace, progress: Progress) -> dict[str, Any]:
+    """Fill ``work/files``, list it, and return what provenance.json says of that."""
+    from medkit.sources.transfer import transfer  # tenacity is slow to import
 
-
-def _clear_strays(folder: Path, expected: set[str]) -> None:
-    """Remove what killed downloads left under temporary names, each as large as it got."""
-    for path in folder.glob("*"):
-        if path.name not in expected:
-            path.unlink()
-
-
-def _download(file: SourceFile, folder: Path, progress: Progress) -> Path:
-    from medkit.sources import https  # requests is slow to import, and few sources need it
-
-    return https.download(file, folder, progress)
-
-
-_TAKERS = {"local": local.take_archive, "https": _download}
-
-
-def _describe_origin(file: SourceFile, source: Path) -> dict[str, Any]:
+    ledger = Ledger(work / _LEDGER)
+    try:
+        transfer(plan, work, ledger, pace, progress)
+    finally:
+        ledger.close()
+    # Archives, which are not here any more, and then what is here.
+    lines = [{**line, "unpacked": True} for _, line in sorted(ledger.origins.items())]
+    lines += [line for _, line in sorted(ledger.files.items())]
+    with write_beside(work / FILES) as beside:
+        beside.write_text("".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines))
+    objects = [line for line in lines if "url" in line]
     return {
-        "url": hide_query(file.url),
-        "sha256": file.sha256 or hash_file(source),
-        "size": source.stat().st_size,
-        "reference": "sha256" if file.sha256 else "none",
+        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": len(ledger.files),
+        "size": sum(line["size"] for line in ledger.files.values()),
+        "references": dict(sorted(Counter(line["reference"] for line in objects).items())),
+        "refused": sum(len(line.get("refused", ())) for line in objects),
     }
 
 
-def _list_files(folder: Path, progress: Progress) -> list[dict[str, Any]]:
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
-    names = sorted(name for name, path in paths.items() if path.is_file())
-    listed = []
-    for name in names:
-        path = paths[name]
-        listed.append({"path": name, "size": path.stat().st_size, "sha256": hash_file(path)})
-        progress(len(listed), len(names), "files")
-    return listed
+def _finish(work: Path, target: Path, facts: dict[str, Any]) -> None:
+    """Make a work that is complete a source; a kill in here leaves a work that is complete."""
+    write_json(work / PROVENANCE, facts)
+    for left in ("parts", "archives"):
+        if (work / left).exists():
+            shutil.rmtree(work / left)
+    (work / _LEDGER).unlink(missing_ok=True)
+    _sync_files(work)
+    work.replace(target)
+    sync(target.parent)
+
+
+def _sync_files(folder: Path) -> None:
+    """Return when all is on the disk: a sync of each file, or of everything, where there are many.
+
+    For half a million files, one by one, it would take hours.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    if len(paths) > _FEW and hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in paths:
+        sync(path)
+
+
+def read_files(folder: Path) -> list[dict[str, Any]]:
+    """Return what a fetched source is made of, archives that were unpacked first.
+
+    Parameters
+    ----------
+    folder : Path
+        ``raw/NAME``.
+
+    Raises
+    ------
+    WorkspaceError
+        If the list is missing or damaged.
+    """
+    try:
+        with (folder / FILES).open(encoding="utf-8") as handle:
+            return [json.loads(line) for line in handle]
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(
+            f"{folder / FILES} cannot be read ({error}); remove {folder} and fetch again"
+        ) from None
 
 
 def _verify(target: Path, progress: Progress) -> Fetched:
-    expected = _read_provenance(target)["files"]
+    expected = [line for line in read_files(target) if "unpacked" not in line]
     damaged = []
-    for done, entry in enumerate(expected, 1):
-        path = target / "files" / entry["path"]
-        if not path.is_file() or hash_file(path) != entry["sha256"]:
-            damaged.append(entry["path"])
-        progress(done, len(expected), "files")
+    with ThreadPoolExecutor(count_workers(None)) as pool:
+        found = pool.map(lambda line: _is_right(target / "files" / line["path"], line), expected)
+        for done, (line, right) in enumerate(zip(expected, found, strict=True), 1):
+            if not right:
+                damaged.append(line["path"])
+            progress(done, len(expected), "files")
     if damaged:
         raise SourceError(
             f"{len(damaged)} of {len(expected)} files in {target} are not what was fetched, "
             f"the first {damaged[0]!r}; remove the folder and fetch again"
         )
     return _report(target, "already there")
+
+
+def _is_right(path: Path, line: dict[str, Any]) -> bool:
+    return (
+        path.is_file() and path.stat().st_size == line["size"] and hash_file(path) == line["sha256"]
+    )
 
 
 def _read_provenance(folder: Path) -> dict[str, Any]:
@@ -287,6 +355,7 @@ def _describe_source(folder: Path) -> FetchedSource:
         licence=known["licence"],
         person_regex=known["person_regex"] or None,
         raw=read_raw_rules(known.get("raw", []), str(folder / PROVENANCE)),
+        sides=known["sides"],
     )
 
 
@@ -296,7 +365,8 @@ def _report(target: Path, status: str) -> Fetched:
     return Fetched(
         source=_describe_source(target),
         status=status,
-        files=None if in_place else len(known["files"]),
-        size=None if in_place else sum(entry["size"] for entry in known["files"]),
-        origins=known["origins"],
+        files=None if in_place else known["files"],
+        size=None if in_place else known["size"],
+        references=known["references"],
+        refused=known.get("refused", 0),
     )

@@ -14,13 +14,14 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 from medkit.errors import SourceError
 from medkit.sources.streams import File
-from medkit.workspace import RESERVED
+from medkit.workspace import RESERVED, is_full
 
 # What the readers of the standard library raise on damaged or hostile bytes, and what a full
 # disk raises.
@@ -38,7 +39,7 @@ _ERRORS = (
     zipfile.BadZipFile,
 )
 
-# A part that passes all rules but the last, as most do.
+# A part that passes all rules, as most do.
 _PLAIN = re.compile(r"[A-Za-z0-9_ .()+=,-]{0,254}[A-Za-z0-9_]")
 # Of one part of a name: what it must not be, and how that is said.
 _PART_RULES: tuple[tuple[Callable[[str], bool], str], ...] = (
@@ -50,7 +51,6 @@ _PART_RULES: tuple[tuple[Callable[[str], bool], str], ...] = (
     ),
     (lambda part: bool(set(part) & set('<>:"|?*')), 'has one of <>:"|?* in its name'),
     (lambda part: part.endswith((" ", ".")), "has a part that ends with a space or a dot"),
-    (lambda part: bool(RESERVED.fullmatch(part)), "has a name that Windows keeps for a device"),
 )
 
 
@@ -102,6 +102,64 @@ class Entry:
     packed: int | None
 
 
+class Names:
+    """The names of one tree: each means one file on Linux, macOS and Windows, inside the tree."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+        self._files: set[bytes] = set()  # digests, for there may be a million
+
+    def claim(self, name: str, *, folder: bool = False, below: str = "") -> str:
+        """Return the name that a file or a folder gets, parts joined by ``/``; empty for the root.
+
+        It is compared with the others as it lies below a folder, whose name ends with ``/``.
+
+        What Windows keeps for devices gets a ``_``: ``CON_.dcm``.
+
+        Raises
+        ------
+        ValueError
+            If it is refused; the message goes on from the name.
+        """
+        parts = [_move_off_device(part) for part in _split_name(name, folder)]
+        for depth in range(1, len(parts) + folder):
+            self._claim_folder("/".join(parts[:depth]))
+        right = "/".join(parts)
+        if not folder:
+            self._claim_file(fold_case(right))
+        return name if right == name else right  # one string takes half the memory
+
+    def claim_alone(self, place: str) -> bool:
+        """Take a folder that nothing else may be, or lie in; False if something does."""
+        folded = fold_case(place)
+        if folded in self._folders or _digest(folded) in self._files:
+            return False
+        self._folders[folded] = place
+        return True
+
+    def _claim_file(self, folded: str) -> None:
+        """Refuse what some system would write over another file."""
+        size = len(self._files)
+        self._files.add(_digest(folded))
+        if size == len(self._files) or folded in self._folders:
+            raise ValueError("takes the place of another")
+
+    def _claim_folder(self, place: str) -> None:
+        folded = fold_case(place)
+        earlier = self._folders.get(folded)
+        if earlier == place:
+            return
+        if earlier is not None or _digest(folded) in self._files:
+            raise ValueError("takes the place of another, or lies in a file")
+        self._folders[folded] = place
+
+
+@dataclass
+class _Total:
+    members: int = 0
+    size: int = 0
+
+
 class Gate:
     """Lets the members of one archive through, or raises; remembers what went before.
 
@@ -118,12 +176,22 @@ class Gate:
     def __init__(self, path: File, bounds: Bounds, room: int | None = None) -> None:
         self._path = path
         self._packed = path.stat().st_size
+        self._below = ""
         self.bounds = bounds
         self._room = room
-        self._members = 0
-        self._size = 0
-        self._folders: dict[str, str] = {}
-        self._files: set[bytes] = set()  # digests, for there may be a million
+        self._names = Names()
+        self._total = _Total()
+
+    def below(self, path: File, folder: str) -> Gate:
+        """Return the gate of an archive that lies in this one, or this one's own again.
+
+        Its members go below a folder, and all bounds are of both together.
+        """
+        inner = copy(self)
+        inner._path, inner._below = path, folder
+        if folder and not self._names.claim_alone(folder.rstrip("/")):
+            raise SourceError(f"{path.name} cannot be unpacked: {folder!r} is there already")
+        return inner
 
     def admit(self, entry: Entry) -> str:
         """Return the name of a member, parts joined by ``/``; it is empty for the root folder.
@@ -135,69 +203,31 @@ class Gate:
         """
         if entry.kind not in ("file", "folder"):
             raise self._refuse(entry, f"is {entry.kind}")
-        parts = self._split_name(entry)
-        self._claim_place(entry, parts)
+        try:
+            name = self._names.claim(entry.name, folder=entry.kind == "folder", below=self._below)
+        except ValueError as error:
+            raise self._refuse(entry, str(error)) from None
         self._count(entry)
-        name = "/".join(parts)
-        return entry.name if name == entry.name else name  # one string takes half the memory
-
-    def _split_name(self, entry: Entry) -> list[str]:
-        name = entry.name.rstrip("/") if entry.kind == "folder" else entry.name
-        if entry.name.startswith("/") or "\\" in name:
-            raise self._refuse(entry, "has an absolute name or a backslash in it")
-        if len(name) > 1000:
-            raise self._refuse(entry, "has a name of over 1,000 characters")
-        parts = name.split("/")
-        while parts and parts[0] == ".":  # tar writes ./a where it was given '.'
-            del parts[0]
-        if entry.kind == "file" and not parts:
-            raise self._refuse(entry, "is a file without a name")
-        for part in parts:
-            rules = _PART_RULES[-1:] if _PLAIN.fullmatch(part) else _PART_RULES
-            for is_wrong, why in rules:
-                if is_wrong(part):
-                    raise self._refuse(entry, why)
-        return parts
-
-    def _claim_place(self, entry: Entry, parts: Sequence[str]) -> None:
-        """Refuse what some system would write over another member, or into a file."""
-        last = len(parts) - (entry.kind == "file")
-        for depth in range(1, last + 1):
-            self._claim_folder(entry, "/".join(parts[:depth]))
-        if entry.kind == "file":
-            folded = _fold_case("/".join(parts))
-            size = len(self._files)
-            self._files.add(_digest(folded))
-            if size == len(self._files) or folded in self._folders:
-                raise self._refuse(entry, "takes the place of another")
-
-    def _claim_folder(self, entry: Entry, place: str) -> None:
-        folded = _fold_case(place)
-        earlier = self._folders.get(folded)
-        if earlier == place:
-            return
-        if earlier is not None or _digest(folded) in self._files:
-            raise self._refuse(entry, "takes the place of another, or lies in a file")
-        self._folders[folded] = place
+        return name
 
     def _count(self, entry: Entry) -> None:
-        self._members += 1
-        self._size += entry.size
-        bounds = self.bounds
+        bounds, total = self.bounds, self._total
+        total.members += 1
+        total.size += entry.size
         rules = (
             (entry.size < 0, "has a size below zero"),
             (entry.kind == "folder" and entry.size > 0, "is a folder with content"),
-            (self._members > bounds.members, f"is one of more than {bounds.members:,} members"),
-            (self._size > bounds.size, f"makes more than {bounds.size:,} bytes in all"),
+            (total.members > bounds.members, f"is one of more than {bounds.members:,} members"),
+            (total.size > bounds.size, f"makes more than {bounds.size:,} bytes in all"),
             (self._is_bomb(entry.size, entry.packed), f"unpacks to {entry.size:,} bytes from few"),
-            (self._is_bomb(self._size, self._packed), f"makes {self._size:,} bytes out of few"),
+            (self._is_bomb(total.size, self._packed), f"makes {total.size:,} bytes out of few"),
         )
         for is_wrong, why in rules:
             if is_wrong:
                 raise self._refuse(entry, why)
-        if self._room is not None and self._size > self._room:
+        if self._room is not None and total.size > self._room:
             raise SourceError(
-                f"{self._path.name} unpacks to {self._size:,} bytes or more, and {self._room:,} "
+                f"{self._path.name} unpacks to {total.size:,} bytes or more, and {self._room:,} "
                 "are free; make room, or use a workspace on another disk"
             )
 
@@ -223,6 +253,8 @@ def explain_errors(path: File, name: str = "") -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
+        if is_full(error):
+            raise
         where = f"{path.name}, member {show_name(name)}" if name else path.name
         raise SourceError(f"{where}: {str(error) or type(error).__name__}") from error
 
@@ -232,11 +264,36 @@ def show_name(name: str) -> str:
     return repr(name if len(name) <= 100 else f"{name[:97]}...")
 
 
+def _split_name(name: str, folder: bool) -> list[str]:
+    if name.startswith("/") or "\\" in name:
+        raise ValueError("has an absolute name or a backslash in it")
+    parts = (name.rstrip("/") if folder else name).split("/")
+    if len(name) > 1000:
+        raise ValueError("has a name of over 1,000 characters")
+    while parts and parts[0] == ".":  # tar writes ./a where it was given '.'
+        del parts[0]
+    if not folder and not parts:
+        raise ValueError("is a file without a name")
+    for part in parts:
+        if not _PLAIN.fullmatch(part):
+            for is_wrong, why in _PART_RULES:
+                if is_wrong(part):
+                    raise ValueError(why)
+    return parts
+
+
+def _move_off_device(part: str) -> str:
+    if not RESERVED.fullmatch(part):
+        return part
+    stem, dot, rest = part.partition(".")
+    return f"{stem.rstrip()}_{dot}{rest}"
+
+
 def _digest(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _fold_case(name: str) -> str:
+def fold_case(name: str) -> str:
     """Return what is equal for names that are one file on Windows or macOS."""
     if name.isascii():
         return name.lower()

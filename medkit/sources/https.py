@@ -1,156 +1,440 @@
-"""Files over HTTPS: downloaded by pooch, kept only with the right SHA-256."""
+"""The one HTTP client: asks with manners, follows redirects itself, hides no fault.
+
+Objects are opened from an offset on (RFC 9110, sections 13.1.5 and 14: If-Range, Range and
+Content-Range), bytes as they are sent. Whether the right ones came is for `transfer` to find out.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+from urllib.parse import urlsplit
 
-import requests
+import urllib3
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, get_netrc_auth, select_proxy
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from medkit.engine import Progress
 from medkit.errors import SourceError
-from medkit.sources.addresses import follow, hide_query, is_safe, name_of_url
-from medkit.sources.descriptor import SourceFile
+from medkit.sources.addresses import follow, hide_query, name_of_url, place_of
+from medkit.sources.descriptor import Descriptor
+from medkit.sources.manners import Manners
+from medkit.sources.plans import Delivery, Item, Plan, Preflight, Unsteady, read_hashes
+from medkit.sources.retries import persist
+from medkit.sources.verification import read_headers
 
-RETRIES = 3
-_TIMEOUT = 30  # seconds without a byte
-_CHUNK = 1 << 20
-# Bytes on disk are then the bytes sent, as the hash and the size mean them.
-_HEADERS = {"Accept-Encoding": "identity"}
+CHUNK = 1 << 18
+_HOPS = 10
+_PATIENCE = 30.0  # seconds without a byte
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+# Bytes on disk are then the bytes sent, as hash, size and range mean them.
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "medkit", "Accept": "*/*"}
+_WORDS = {
+    401: "asks who you are; put a user and a password for it into ~/.netrc",
+    403: "does not let you have it",
+    404: "has no such thing",
+    410: "says that it was withdrawn",
+}
+
+Credentials = Callable[[str], Mapping[str, str]]
 
 
-def ask_size(url: str) -> int | None:
-    """Return the bytes that a server says a file has, without moving it; None if it does not say.
+class Client:
+    """Speaks HTTP to the hosts of one source; may be used by several threads.
 
-    Raises
-    ------
-    SourceError
-        If the server redirects to what is not https.
+    Parameters
+    ----------
+    manners : Manners
+        Whom it may speak to.
+    credentials : callable, optional
+        As `Plan.credentials`.
+    refusals : mapping of int to str, optional
+        As `Plan.refusals`.
+    connections : int
+        How many are kept open to a host.
+    patience : float
+        Seconds to wait for a connection, and for the next byte.
     """
-    try:
-        answer = requests.head(
-            url,
-            timeout=_TIMEOUT,
-            allow_redirects=True,
-            headers=_HEADERS,
-            hooks={"response": _watch_redirects(url)},
+
+    def __init__(
+        self,
+        manners: Manners,
+        credentials: Credentials | None = None,
+        refusals: Mapping[int, str] | None = None,
+        *,
+        connections: int = 8,
+        patience: float = _PATIENCE,
+    ) -> None:
+        logging.getLogger("urllib3").setLevel(logging.WARNING)  # it logs whole addresses
+        self._manners = manners
+        self._credentials = credentials
+        self._refusals = refusals or {}
+        self._options: dict[str, Any] = {
+            "maxsize": connections,
+            "timeout": urllib3.Timeout(connect=patience, read=patience),
+            "retries": False,
+        }
+        self._classes = _make_pools(manners)
+        self._lock = threading.Lock()
+        self._pools = cache(self._make_pool)
+        self._proxied = cache(self._make_proxied)
+
+    @contextmanager
+    def open(
+        self, url: str, headers: Mapping[str, str] | None = None
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Yield the answer of a server, its body unread, after all redirects.
+
+        Raises
+        ------
+        SourceError
+            If it is not to be had: by our manners, or because the server says so.
+        Unsteady
+            If it may be had later.
+        """
+        response = self._follow("GET", url, dict(headers or {}))
+        try:
+            self._judge(url, response)
+            with _explaining(url):
+                yield response
+        finally:
+            response.close()  # a connection whose body was read to its end is kept all the same
+
+    def read(
+        self, url: str, headers: Mapping[str, str] | None = None, limit: int = 1 << 26
+    ) -> bytes:
+        """Return a short body, such as a listing; tried again where that may help.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be had, or is longer than ``limit`` bytes.
+        """
+
+        def ask() -> bytes:
+            with self.open(url, headers) as response:
+                body = response.read(limit + 1, decode_content=True)
+            if len(body) > limit:
+                raise SourceError(f"{hide_query(url)} answers with more than {limit:,} bytes")
+            return body
+
+        return persist(ask, hide_query(url))
+
+    def ask_size(self, url: str) -> int | None:
+        """Return the bytes that a server says a file has, without moving it; None if it does not.
+
+        Raises
+        ------
+        SourceError
+            If our manners forbid a place that it redirects to.
+        """
+        try:
+            response = self._follow("HEAD", url, {})
+        except Unsteady:
+            return None  # the download will say what is wrong, after its retries
+        response.release_conn()
+        size = response.headers.get("content-length", "")
+        return int(size) if response.status == 200 and size.isdigit() else None
+
+    @contextmanager
+    def carry(self, item: Item, offset: int, validator: str) -> Iterator[Delivery]:
+        """Yield the bytes of an item from an offset on: the `plans.Carrier` of HTTP.
+
+        They come from its start where the server does not give ranges, or the object is not the
+        one of then any more.
+        """
+        wishes = [(offset, validator), (0, "")] if offset and validator else [(0, "")]
+        for start, state in wishes:
+            ranged = {"Range": f"bytes={start}-", "If-Range": state} if start else {}
+            with self.open(item.url, {**item.headers, **ranged}) as response:
+                delivery = _describe(response, start, state)
+                if delivery is not None:
+                    yield replace(delivery, hashes=self._complete(item, delivery.hashes))
+                    return
+        raise Unsteady("it sends another part than the one asked for")
+
+    def _complete(self, item: Item, stated: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what a server states, and the size of the parts that an ETag of S3 is made of.
+
+        S3 tells it when it is asked for a part by number; nobody else has such ETags.
+        """
+        etag = (item.hashes or stated).get("s3-etag", "")
+        if "-" not in etag or "?" in item.url:  # a signature would not fit the other address
+            return stated
+        with suppress(SourceError, Unsteady):
+            answer = self._follow("HEAD", f"{item.url}?partNumber=1", {})
+            answer.close()
+            if (
+                answer.status == 206
+                and (part := answer.headers.get("content-length", "")).isdigit()
+            ):
+                return {**stated, "s3-part": part}
+        return stated
+
+    def _follow(self, method: str, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        place, whence = url, ""
+        for _ in range(_HOPS):
+            self._manners.check(place, whence)
+            with _explaining(url):
+                known = {**_HEADERS, **headers, **self._introduce(place)}
+                response = self._ask(method, place, known)
+            if response.status not in _REDIRECTS:
+                return response
+            response.close()
+            place, whence = follow(place, response.headers.get("location", "")), url
+        raise SourceError(f"{hide_query(url)} redirects more than {_HOPS} times")
+
+    def _introduce(self, url: str) -> Mapping[str, str]:
+        """Return the headers that say to this host, and to no other, who we are."""
+        stated = self._credentials(url) if self._credentials else {}
+        if stated or (entry := _read_netrc(urlsplit(url).hostname or "")) is None:
+            return stated
+        return urllib3.make_headers(basic_auth=":".join(entry))
+
+    def _ask(self, method: str, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        """Send one request, on a connection that is kept, and return its answer unread."""
+        parts = urlsplit(url)
+        unread: Any = {"headers": headers, "redirect": False, "preload_content": False}
+        proxy = _find_proxy(f"{parts.scheme}://{parts.netloc}")
+        if proxy:
+            return self._proxied(proxy).urlopen(method, url, **unread)
+        with self._lock:  # or each thread would make a pool of its own
+            pool = self._pools(parts.scheme, parts.hostname or "", parts.port)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return pool.urlopen(method, target, retries=False, **unread)
+
+    def _make_pool(self, scheme: str, host: str, port: int | None) -> HTTPConnectionPool:
+        secured: dict[str, Any] = {"ssl_context": _make_context()} if scheme == "https" else {}
+        return self._classes[scheme](host, port, **self._options, **secured)
+
+    def _make_proxied(self, proxy: str) -> urllib3.PoolManager:
+        # The proxy is the user's own choice, and looks the names up itself.
+        return urllib3.ProxyManager(proxy, **self._options, ssl_context=_make_context())
+
+    def _judge(self, url: str, response: urllib3.BaseHTTPResponse) -> None:
+        status = response.status
+        if status in (200, 206):
+            return
+        if status == 416:  # there is nothing at that offset: begin anew
+            raise Unsteady("it has no such part (416)", fresh=True)
+        if status in _PASSING:
+            raise Unsteady(f"it answers {status} {response.reason}", _read_wait(response))
+        words = _WORDS.get(status, "refuses")
+        advice = self._refusals.get(status, "")
+        raise SourceError(
+            f"{hide_query(url)}: the server answers {status} {response.reason or ''}: it {words}"
+            f"{'; ' if advice else ''}{advice}"
         )
-    except requests.RequestException:
-        return None  # the download will say what is wrong, after its retries
-    size = answer.headers.get("content-length", "")
-    return int(size) if answer.ok and size.isdigit() else None
 
 
-def download(file: SourceFile, folder: Path, progress: Progress, *, retries: int = RETRIES) -> Path:
-    """Download a file into a folder, or find it there with the right hash.
+def make_client(plan: Plan, **options: Any) -> Client:
+    """Return a client with the manners of a plan."""
+    manners = Manners(plan.hosts, plan.asked, plan.plain)
+    return Client(manners, plan.credentials, plan.refusals, **options)
 
-    It comes under a temporary name and gets its own when its SHA-256 is right. A download that
-    was cut begins again from its start.
 
-    Raises
-    ------
-    SourceError
-        If the server does not give it, redirects to what is not https, or the bytes are others.
+def plan(descriptor: Descriptor, *, asked: str = "", plain: bool = False) -> Plan:
+    """Plan the files that a descriptor names.
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+        Of the protocol ``https``.
+    asked : str
+        The address, if the user typed it.
+    plain : bool
+        As of `Plan`.
     """
-    import pooch
-
-    name = name_of_url(file.url)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not file.sha256:  # whole or not, nobody could tell
-        (folder / name).unlink(missing_ok=True)
-    if not (folder / name).exists():
-        _check_room(file, folder)
-    store = pooch.create(
-        path=folder,
-        base_url="",
-        registry={name: file.sha256 or None},
-        urls={name: file.url},
-        retry_if_failed=retries,
+    items = tuple(
+        Item(
+            file.url,
+            name_of_url(file.url),
+            file.size,
+            read_hashes(file),
+            file.unpack,
+        )
+        for file in descriptor.files
     )
-    pooch.get_logger().setLevel("ERROR")  # it logs whole URLs, and secrets in them
-    downloader = pooch.HTTPDownloader(
-        progressbar=_Bar(progress),
-        chunk_size=_CHUNK,
-        headers=_HEADERS,
-        timeout=_TIMEOUT,
-        hooks={"response": [_watch_redirects(file.url), _watch_answer(file)]},
+    made = Plan(
+        source=descriptor,
+        items=lambda: items,
+        # The address of what has a hash may change; one without may hold a secret.
+        request=["https", [[one.hashes or one.url, one.size, one.unpack] for one in items]],
+        preflight=Preflight(files=len(items), size=descriptor.size_bytes),
+        hosts=None if asked else (*descriptor.hosts, *{_host(item.url) for item in items}),
+        asked=(place_of(asked),) if asked else (),
+        plain=plain,
     )
-    with _explaining(file.url):
-        return Path(store.fetch(name, downloader=downloader))
+    if descriptor.size_bytes is not None:
+        return made
+    sizes = [item.size or make_client(made).ask_size(item.url) for item in items]
+    known = None if None in sizes else sum(size or 0 for size in sizes)
+    return replace(made, preflight=replace(made.preflight, size=known))
 
 
-def _watch_redirects(url: str) -> Callable[..., None]:
-    # A page on the network must not send us to a service on this machine.
-    loopback = not is_safe(url)
-    where = hide_query(url)
-
-    def look(answer: requests.Response, **_: Any) -> None:
-        if answer.is_redirect:
-            following = follow(answer.url, answer.headers["location"])
-            if not is_safe(following, loopback=loopback):
-                _end(answer, f"{where} redirects to {hide_query(following)!r}, which is not https")
-
-    return look
+def _host(url: str) -> str:
+    return place_of(url).rpartition(":")[0]
 
 
-def _watch_answer(file: SourceFile) -> Callable[..., None]:
-    """Return what ends a download at once, where trying again would be in vain."""
-    where = hide_query(file.url)
+def _describe(response: urllib3.BaseHTTPResponse, offset: int, state: str) -> Delivery | None:
+    """Return what a server is about to send; None if it is another part than was asked for."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    coding = headers.get("content-encoding", "").lower().replace("identity", "")
+    length = headers.get("content-length", "")
+    chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+    found = Delivery(
+        chunks=_read(response),
+        offset=0,
+        size=int(length) if length.isdigit() and not chunked else None,
+        validator=_find_validator(headers),
+        hashes=read_headers(headers),
+        ends=chunked or length.isdigit(),
+        coding=coding,
+        kind=headers.get("content-type", "").partition(";")[0].strip().lower(),
+    )
+    if response.status == 200:
+        return found
+    given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("content-range", "").strip())
+    if not offset or not given:
+        return None
+    first, last, size = map(int, given.groups())
+    # Some servers send a part of the new object where If-Range names the old one; some begin
+    # earlier than asked, which will do if they say so.
+    fits = first <= offset < size and last == size - 1 and length in ("", str(size - first))
+    if not fits or found.validator != state or coding:
+        return None
+    return replace(found, offset=first, size=size, validator=state)
 
-    def look(answer: requests.Response, **_: Any) -> None:
-        status, stated = answer.status_code, answer.headers.get("content-length")
-        if 400 <= status < 500 and status not in (408, 429):
-            _end(answer, f"{where}: the server answers {status} {answer.reason}")
-        if status >= 400:
-            answer.close()  # nobody reads the body before the next attempt
-        if status == 200 and file.size and stated and stated != str(file.size):
-            _end(answer, f"{where} has {stated} bytes, not the {file.size} stated for it")
 
-    return look
+def _read(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """Yield what has come as it comes: who waits for a full buffer sees no slow server."""
+    if response.chunked:
+        yield from response.stream(CHUNK, decode_content=False)
+        return
+    while part := response.read1(CHUNK, decode_content=False):
+        yield part
 
 
-def _end(answer: requests.Response, why: str) -> NoReturn:
-    answer.close()
-    raise SourceError(why)
+def _find_validator(headers: Mapping[str, str]) -> str:
+    """Return what If-Range may name: a strong ETag, else a time that no second change shares.
+
+    RFC 9110, section 8.8.2.2: a Last-Modified is strong if the answer is a minute younger.
+    """
+    etag = headers.get("etag", "")
+    if etag.startswith('"'):
+        return etag
+    try:
+        changed = parsedate_to_datetime(headers.get("last-modified", ""))
+        answered = parsedate_to_datetime(headers.get("date", ""))
+        strong = (answered - changed).total_seconds() >= 60
+    except (ValueError, TypeError):
+        return ""
+    return headers["last-modified"] if strong else ""
+
+
+def _read_wait(response: urllib3.BaseHTTPResponse) -> float | None:
+    """Return the seconds that Retry-After asks for (RFC 9110, section 10.2.3), if it does."""
+    stated = response.headers.get("retry-after", "")
+    try:
+        return urllib3.Retry().parse_retry_after(stated) if stated else None
+    except urllib3.exceptions.InvalidHeader:
+        return None
 
 
 @contextmanager
 def _explaining(url: str) -> Iterator[None]:
-    """Turn what requests and pooch raise into one error, without the queries they quote."""
+    """Turn what urllib3 raises into errors of ours, without the queries that it quotes."""
     try:
         yield
-    except (requests.RequestException, ValueError, OSError) as error:
-        reason = re.sub(r"\?\S*", "?...", str(error))
-        raise SourceError(f"{hide_query(url)} cannot be fetched: {reason}") from None
-
-
-def _check_room(file: SourceFile, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if file.size and file.size > free:
+    except urllib3.exceptions.SSLError as error:
         raise SourceError(
-            f"{hide_query(file.url)} has {file.size:,} bytes, and {free:,} are free in {folder}; "
-            "make room, or use a workspace on another disk"
-        )
+            f"{hide_query(url)}: its certificate is not trusted ({_shorten(error)}); if it is your "
+            "own server, name its authority's file in REQUESTS_CA_BUNDLE"
+        ) from None
+    except urllib3.exceptions.LocationValueError:
+        raise SourceError(f"{hide_query(url)} is no address") from None
+    except urllib3.exceptions.NameResolutionError:
+        host = place_of(url).rpartition(":")[0]
+        raise Unsteady(f"the name {host} is not found; is there a network?") from None
+    except urllib3.exceptions.HTTPError as error:
+        raise Unsteady(_shorten(error)) from None
 
 
-class _Bar:
-    """The progress bar that pooch drives."""
+def _shorten(error: Exception) -> str:
+    """Return what an error says without objects, queries and brackets."""
+    text = re.sub(r"^\w+\(host=[^)]*\): |<[^>]*>:?\s*|\?\S*", "", str(error))
+    return text.strip("() ") or type(error).__name__
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._done = 0
-        self.total = 0
 
-    def update(self, count: int) -> None:
-        self._done += count
-        self._progress(self._done, self.total or None, "bytes")
+def _make_context() -> ssl.SSLContext:
+    """Return who is trusted: the certificates that requests uses, or those of the environment."""
+    places = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+    bundle = next(filter(None, places), DEFAULT_CA_BUNDLE_PATH)
+    folder = bundle if Path(bundle).is_dir() else None
+    return ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
 
-    def reset(self) -> None:
-        self._done = 0
 
-    def close(self) -> None:
-        """Do nothing: whoever made the progress ends it."""
+@lru_cache(maxsize=256)
+def _read_netrc(host: str) -> tuple[str, str] | None:
+    entry: tuple[str, str] | None = get_netrc_auth(f"https://{host}/")
+    return entry
+
+
+@lru_cache(maxsize=256)
+def _find_proxy(url: str) -> str | None:
+    proxy: str | None = select_proxy(url, get_environ_proxies(url))
+    return proxy
+
+
+def _make_pools(manners: Manners) -> dict[str, type[HTTPConnectionPool]]:
+    """Return pools whose connections go to addresses that the manners let through, and no others.
+
+    The name is looked up here and nowhere else; TLS still checks the certificate for the name.
+    """
+
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, super()._new_conn, manners)
+
+    class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, super()._new_conn, manners)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def _connect(
+    connection: HTTPConnection, connect: Callable[[], socket.socket], manners: Manners
+) -> socket.socket:
+    name = connection._dns_host
+    try:
+        addresses = manners.resolve(connection.host, connection.port or 0)
+    except socket.gaierror as error:
+        raise urllib3.exceptions.NameResolutionError(name, connection, error) from error
+    try:
+        for address in addresses[:-1]:
+            connection._dns_host = address
+            with suppress(urllib3.exceptions.HTTPError):
+                return connect()
+        connection._dns_host = addresses[-1]
+        return connect()
+    finally:
+        connection._dns_host = name

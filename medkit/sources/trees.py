@@ -22,10 +22,10 @@ from medkit.sources.drivers import (
     Listed,
     Ranges,
     connect,
+    describe_object,
     explain,
     list_files,
     read_many,
-    read_time,
     to_os_error,
 )
 from medkit.sources.streams import make_stream
@@ -182,11 +182,36 @@ def stat_file(root: str, path: str) -> tuple[int, int]:
     if not is_remote(root):
         state = Path(root, path).stat()
         return state.st_size, state.st_mtime_ns
+    return describe_file(root, path)[:2]
+
+
+def describe_file(root: str, path: str) -> tuple[int, int, dict[str, str]]:
+    """Return size, time and the hashes that a far file system states of a file.
+
+    Parameters
+    ----------
+    root : str
+        As `normalise_root` returns it.
+    path : str
+        Relative to it, with ``/``; empty if the root is the file itself.
+
+    Returns
+    -------
+    size, mtime_ns : int
+        As `stat_file`.
+    hashes : dict of str to str
+        By algorithm, as `plans.Item` has them.
+
+    Raises
+    ------
+    UsageError
+        If the driver of the scheme is not installed.
+    OSError
+        If it is not there, or cannot be asked for.
+    """
     system, base = connect(root)
     with explain():
-        system.invalidate_cache()
-        found = system.info(f"{base}/{path}")
-        return int(found["size"]), read_time(found)
+        return describe_object(system, f"{base}/{path}".rstrip("/"))
 
 
 def open_file(root: str, path: str, size: int | None = None) -> BinaryIO:
@@ -216,7 +241,7 @@ def open_file(root: str, path: str, size: int | None = None) -> BinaryIO:
     if not is_remote(root):
         return Path(root, path).open("rb")
     system, base = connect(root)
-    place = f"{base}/{path}"
+    place = f"{base}/{path}".rstrip("/")
     with explain():
         length = system.size(place) if size is None else size
         if length is None:

@@ -1,12 +1,14 @@
 """The one road into archives; every member passes `medkit.sources.gate`.
 
-Zip (also ZIP64; stored or deflated), tar, and tar in gzip. An archive in an archive stays as it
-is.
+Zip (also ZIP64; stored or deflated, and the shards of `medkit pack`), tar, and tar in gzip. An
+archive in an archive stays as it is, unless `unpack` is asked to go deeper: then all of them share
+the bounds of the outermost.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import shutil
 import stat
@@ -17,15 +19,17 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
 from medkit.engine import Progress, silent
 from medkit.errors import SourceError
+from medkit.sources import zstd
 from medkit.sources.gate import DEFAULT_BOUNDS, Bounds, Entry, Gate, explain_errors, show_name
 from medkit.sources.members import Member, Part, open_archive, open_zipped
+from medkit.sources.splits import Joined, find_folder, group_parts, name_whole
 from medkit.sources.streams import File
 
 _CHUNK = 1 << 16
@@ -35,6 +39,14 @@ _LONGEST_HEADER = _MEGABYTE
 _ZIP_ENTRY = b"PK\x01\x02"
 _LONGEST_DIRECTORY = 1 << 28
 _ZIP_LOCAL_HEADER = 30  # bytes before the member's name (APPNOTE 4.3.7)
+
+_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+_OTHER_ZIPS = {
+    *(".npz", ".keras", ".whl", ".jar", ".apk", ".mrb", ".kmz", ".epub"),
+    *(".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp"),
+}
+# Takes path, size and SHA-256 of a file that was unpacked.
+Note = Callable[[str, int, str], None]
 
 _SPECIAL = {
     stat.S_IFLNK: "a symbolic link",
@@ -76,7 +88,7 @@ def iterate_members(path: File, *, bounds: Bounds = DEFAULT_BOUNDS) -> Iterator[
         If it is no archive, is damaged, or has a member that the gate refuses. A zip is checked
         whole before its first member is yielded; a tar can only be checked on the way.
     """
-    yield from _pass_gate(path, bounds, None)
+    yield from _pass_gate(path, Gate(path, bounds))
 
 
 @contextmanager
@@ -103,17 +115,50 @@ def open_member(path: File, name: str) -> Iterator[BinaryIO]:
         yield stream
 
 
+def is_packed(path: File, name: str) -> bool:
+    """Tell whether a file that is called so is an archive to unpack, or a part of one.
+
+    Some formats are zips with another meaning, such as npz and docx: these are not.
+    """
+    if PurePosixPath(name).suffix.lower() in _OTHER_ZIPS:
+        return False
+    return bool(name_whole(name)) or detect_format(path) is not None
+
+
+def is_named_packed(name: str) -> bool:
+    """Tell whether a file is called like an archive that can be read here."""
+    return name.lower().endswith(_SUFFIXES)
+
+
 def unpack(
     path: File,
     target: Path,
     *,
     bounds: Bounds = DEFAULT_BOUNDS,
     progress: Progress = silent,
+    nested: int = 0,
+    note: Note | None = None,
 ) -> int:
     """Unpack an archive into a new folder, whole or not at all.
 
     The members are written into a folder beside, which takes its final name when the last of
     them is in it. Empty folders are left out.
+
+    Parameters
+    ----------
+    path : Path, or a file as of `streams.File`
+        The archive.
+    target : Path
+        The folder, which does not exist.
+    bounds : Bounds
+        What is refused above; what is in archives within it counts too.
+    progress : callable
+        Told of files.
+    nested : int
+        How deep archives in it are unpacked, each into a folder of its name; deeper ones stay
+        packed.
+    note : callable, optional
+        Told of each file: its path, its size and its SHA-256.
 
     Returns
     -------
@@ -133,34 +178,72 @@ def unpack(
             shutil.rmtree(beside)
         beside.mkdir(parents=True)
     try:
-        files = _write_members(path, beside, bounds, progress)
+        room = shutil.disk_usage(beside).free
+        writer = _Writer(beside, Gate(path, bounds, room), progress, note)
+        writer.write(path, "", nested)
         beside.replace(target)
     finally:
         if beside.exists():
             shutil.rmtree(beside)
-    return files
+    return writer.files
 
 
-def _write_members(path: File, folder: Path, bounds: Bounds, progress: Progress) -> int:
-    files = 0
-    for member in _pass_gate(path, bounds, shutil.disk_usage(folder).free):
-        place = folder / member.name
-        with explain_errors(path, member.name):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with closing(member.source()) as source, place.open("xb") as sink:
-                while part := source.read(_CHUNK):
-                    sink.write(part)
-        files += 1
-        progress(files, None, "files")
-    return files
+class _Writer:
+    """Writes the members of an archive, and of archives in it, through one gate."""
+
+    def __init__(self, folder: Path, gate: Gate, progress: Progress, note: Note | None) -> None:
+        self._folder, self._gate = folder, gate
+        self._progress, self._note = progress, note
+        self.files = 0
+
+    def write(self, path: File, below: str, nested: int) -> None:
+        """Write the members of an archive below a folder."""
+        parts: list[str] = []
+        for member in _pass_gate(path, self._gate.below(path, below)):
+            name = below + member.name
+            with explain_errors(path, member.name):
+                sha256 = self._write_member(member, self._folder / name)
+            if nested and name_whole(name):
+                parts.append(name)
+            elif not (nested and is_named_packed(name) and self._enter([name], nested)):
+                self._take(name, member.size, sha256)
+        for whole in group_parts(parts).values():
+            self._enter(whole, nested)
+
+    def _write_member(self, member: Member, place: Path) -> str:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        sum_so_far = hashlib.sha256()
+        with closing(member.source()) as source, place.open("xb") as sink:
+            while part := source.read(_CHUNK):
+                if self._note:
+                    sum_so_far.update(part)
+                sink.write(part)
+        return sum_so_far.hexdigest()
+
+    def _take(self, name: str, size: int, sha256: str) -> None:
+        self.files += 1
+        self._progress(self.files, None, "files")
+        if self._note:
+            self._note(name, size, sha256)
+
+    def _enter(self, names: Sequence[str], nested: int) -> bool:
+        """Unpack an archive that was unpacked, and remove it; False if it is none."""
+        paths = [self._folder / name for name in names]
+        inner: File = paths[0] if len(paths) == 1 else Joined(find_folder(names[0]), paths)
+        if detect_format(inner) is None:
+            return False
+        self.write(inner, f"{find_folder(names[0])}/", nested - 1)
+        for path in paths:
+            path.unlink()
+        return True
 
 
-def _pass_gate(path: File, bounds: Bounds, room: int | None) -> Iterator[Member]:
+def _pass_gate(path: File, gate: Gate) -> Iterator[Member]:
     with explain_errors(path):
         kind = detect_format(path)
         if kind is None:
             raise SourceError(f"{path.name} is not an archive; zip, tar and tar.gz are read")
-        yield from _READERS[kind](path, Gate(path, bounds, room))
+        yield from _READERS[kind](path, gate)
 
 
 @lru_cache(maxsize=4)
@@ -204,7 +287,15 @@ def _describe_zip(info: zipfile.ZipInfo) -> Entry:
     if _ZIP_ENTRY in info.comment + info.extra:
         # zipfile counts no members: one lost length, and the next is part of this one's comment.
         kind = "damaged: another member lies in its comment"
+    size = _find_mark(info)
+    if size is not None:
+        return Entry(name.removesuffix(zstd.SUFFIX), kind, size, info.compress_size)
     return Entry(name, kind, info.file_size, info.compress_size)
+
+
+def _find_mark(info: zipfile.ZipInfo) -> int | None:
+    """Return the size of a file that `medkit pack` compressed by itself; None of all others."""
+    return zstd.read_mark(info.extra) if info.orig_filename.endswith(zstd.SUFFIX) else None
 
 
 def _refuse_overlaps(path: File, infos: Sequence[zipfile.ZipInfo], end: int) -> None:
@@ -236,6 +327,8 @@ def _make_zipped(path: File, name: str, info: zipfile.ZipInfo, start: int) -> Me
     stored = info.compress_type == zipfile.ZIP_STORED
     size = info.file_size
     source = partial(open_zipped, path, start, info.compress_size, size, info.CRC, stored)
+    if (marked := _find_mark(info)) is not None:
+        return Member(path, name, marked, None, lambda: zstd.Expanded(source(), marked))
     return Member(path, name, size, start if stored else None, source)
 
 

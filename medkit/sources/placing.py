@@ -1,0 +1,157 @@
+"""Files put to a place far away: whole under their name, or not there.
+
+What is under way is called ``NAME.part``, and goes on where it was; a file gets its name when it
+has arrived and been compared there with its SHA-256. Over a slow wire each question costs as much
+as a picture, so few are asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from medkit.errors import SourceError
+from medkit.sources.drivers import connect, explain
+from medkit.sources.trees import is_remote
+
+_PIECE = 1 << 23
+_PART = ".part"
+_TRIES = 2
+
+
+class FarFolder:
+    """A place that files are put to, by any number of threads.
+
+    Parameters
+    ----------
+    root : str
+        As `trees.normalise_root` writes it.
+    folders : sequence of str
+        Those below it that files go to; made where they are missing.
+
+    Raises
+    ------
+    UsageError
+        If its driver is not installed.
+    OSError
+        If it cannot be reached.
+    """
+
+    def __init__(self, root: str, folders: tuple[str, ...] = ()) -> None:
+        self._root = root
+        self._system, self._base = connect(root if is_remote(root) else Path(root).as_uri())
+        # Some file systems show a file when it is whole, and cannot go on with one.
+        module = type(self._system).__module__
+        self._whole = module.startswith(("s3fs", "gcsfs", "adlfs"))
+        self._sizes: dict[str, int] = {}
+        with explain():
+            self._system.invalidate_cache()
+            for folder in ("", *folders):
+                self._list(folder)
+
+    def _list(self, folder: str) -> None:
+        place = f"{self._base}/{folder}".rstrip("/")
+        try:
+            found = self._system.ls(place, detail=True)
+        except FileNotFoundError:
+            self._system.makedirs(place, exist_ok=True)
+            return
+        for one in found:
+            name = str(one["name"]).rstrip("/").rpartition("/")[2]
+            self._sizes[f"{folder}/{name}".lstrip("/")] = int(one.get("size") or 0)
+
+    def size(self, path: str) -> int | None:
+        """Return the bytes that a file had when this was opened; None where there was none."""
+        return self._sizes.get(path)
+
+    def read(self, path: str) -> bytes | None:
+        """Return a small file that was there."""
+        if path not in self._sizes:
+            return None
+        with explain():
+            return bytes(self._system.cat_file(f"{self._base}/{path}"))
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small file."""
+        with explain():
+            self._system.pipe_file(f"{self._base}/{path}", content)
+
+    def move(self, path: str, other: str) -> None:
+        """Give a file another name, at which nothing is."""
+        with explain():
+            self._system.mv(f"{self._base}/{path}", f"{self._base}/{other}")
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        self._sizes.pop(path, None)
+        with explain(), suppress(FileNotFoundError):
+            self._system.rm_file(f"{self._base}/{path}")
+
+    def put(self, path: str, source: Path, sha256: str, told: Callable[[int], None]) -> None:
+        """Put a file, go on where it broke off, and compare it there.
+
+        Parameters
+        ----------
+        path : str
+            Where to.
+        source : Path
+            The file.
+        sha256 : str
+            What it has.
+        told : callable
+            Gets the bytes that have been sent, some at a time.
+
+        Raises
+        ------
+        SourceError
+            If it arrives as another file.
+        OSError
+            If it cannot be sent; the same call goes on where it was.
+        """
+        beside = path if self._whole else path + _PART
+        for _ in range(_TRIES):
+            there = 0 if self._whole else self._sizes.get(beside, 0)
+            with explain():
+                self._send(beside, source, there, told)
+                arrived = self._hash(beside) == sha256
+            if arrived:
+                break
+            self.remove(beside)
+        else:
+            raise SourceError(
+                f"{path} arrived at {self._root} as another file, twice; check the network and "
+                "the disk there"
+            )
+        if not self._whole:
+            if path in self._sizes:
+                self.remove(path)
+            self.move(beside, path)
+
+    def _send(self, path: str, source: Path, there: int, told: Callable[[int], None]) -> None:
+        told(there)
+        mode = "ab" if there else "wb"
+        with source.open("rb") as stream, self._system.open(f"{self._base}/{path}", mode) as sink:
+            stream.seek(there)
+            while part := stream.read(_PIECE):
+                sink.write(part)
+                told(len(part))
+
+    def _hash(self, path: str) -> str:
+        """Return the SHA-256 of a file: counted there where the server can, else here."""
+        place = f"{self._base}/{path}"
+        if type(self._system).__module__.startswith("sshfs"):
+            with suppress(Exception):  # of a server that gives files alone, or has no such program
+                asked = self._system.client.run(f"sha256sum -- {shlex.quote(place)}", check=True)
+                answer = asyncio.run_coroutine_threadsafe(asked, self._system.loop).result()
+                if found := re.match(r"\\?([0-9a-f]{64}) ", str(answer.stdout)):
+                    return found[1]
+        digest = hashlib.sha256()
+        with self._system.open(place, "rb") as stream:
+            while part := stream.read(_PIECE):
+                digest.update(part)
+        return digest.hexdigest()
