@@ -55,6 +55,7 @@ DECODERS = {
     "JPEGLS": ("JPEG-LS", (".4.80", ".4.81")),
     "JPEG2K": ("JPEG 2000", (".4.90", ".4.91")),
     "HTJ2K": ("High-Throughput JPEG 2000", (".4.201", ".4.202", ".4.203")),
+    "JPEGXL": ("JPEG XL", (".4.110",)),
     "DICOMRLE": ("RLE", (".5",)),
 }
 _PROBE_DECODERS = """

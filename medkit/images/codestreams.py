@@ -29,6 +29,8 @@ _LOSSLESS, _JPEG_LS = _FRAME_HEADERS[3:]
 _APP0, _APP14 = 0xE0, 0xEE
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC, SIZ (ISO 15444-1 A.4.1, A.5.1)
 _SIZ, _COD, _SOT = 0x51, 0x52, 0x90
+_JXL_START = b"\xff\x0a"
+_JXL_BOXES = b"\0\0\0\x0cJXL \r\n\x87\n"
 _END = b"\xff\xd9"  # EOI of the JPEG and JPEG-LS standards, EOC of JPEG 2000
 
 
@@ -154,6 +156,80 @@ def read_jpeg2000(data: bytes) -> Codestream:
     )
 
 
+class _Bits:
+    """Reads numbers of some bits, the lowest first (ISO 18181-1, 9.2)."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = int.from_bytes(data, "little")
+
+    def take(self, count: int) -> int:
+        """Return the next bits as a number."""
+        found = self._left & (1 << count) - 1
+        self._left >>= count
+        return found
+
+    def choose(self, *forms: tuple[int, int]) -> int:
+        """Return a number whose form, an offset and a count of bits, two bits choose."""
+        offset, count = forms[self.take(2)]
+        return offset + self.take(count)
+
+
+# Columns are rows times one of these, or are written out (ISO 18181-1, A.3).
+_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+_SIDE = ((1, 9), (1, 13), (1, 18), (1, 30))
+
+
+def open_jpegxl(data: bytes) -> bytes:
+    """Return the codestream in a JPEG XL file: what is in its box, or all of it (ISO 18181-2)."""
+    if not data.startswith(_JXL_BOXES):
+        return data
+    place = 0
+    while len(data) >= place + 8:
+        size, kind = struct.unpack_from(">I4s", data, place)
+        end = place + size if size else len(data)  # the last box may say nothing of its length
+        if kind == b"jxlc":
+            return data[place + 8 : end]
+        place = max(end, place + 8)
+    return b""
+
+
+def read_jpegxl(data: bytes) -> Codestream:
+    """Read the header of a JPEG XL codestream (ISO 18181-1, A).
+
+    Raises
+    ------
+    PixelError
+        ``codestream``: there is none, or it is not an image as medkit and DICOM know them: with
+        alpha, turned, animated, or of floats.
+    """
+    data = open_jpegxl(data)
+    if not data.startswith(_JXL_START):
+        raise PixelError("codestream", "there is no JPEG XL codestream in it")
+    bits = _Bits(data[2:64])
+    small = bits.take(1)
+    rows = 8 * (bits.take(5) + 1) if small else bits.choose(*_SIDE)
+    over, under = _RATIOS[bits.take(3)]
+    if over:
+        columns = rows * over // under
+    else:
+        columns = 8 * (bits.take(5) + 1) if small else bits.choose(*_SIDE)
+    if bits.take(1):  # all of the rest is as by default
+        return Codestream(rows, columns, 3, 8, lossy=True)
+    others = bits.take(1) and bits.take(6)  # orientation, size, preview, animation
+    if others or bits.take(1):  # or floats
+        raise PixelError("codestream", "a JPEG XL codestream that is turned, animated or of floats")
+    precision = bits.choose((8, 0), (10, 0), (12, 0), (1, 6))
+    bits.take(1)
+    if bits.choose((0, 0), (1, 0), (2, 4), (1, 12)):
+        raise PixelError("codestream", "a JPEG XL codestream with more than colours")
+    transformed = bits.take(1)  # by a transform that rounds
+    default = bits.take(1)
+    grey = not default and not bits.take(1) and bits.choose((0, 0), (1, 0), (2, 4), (18, 6)) == 1
+    return Codestream(
+        rows, columns, 1 if grey else 3, precision, lossy=True if transformed else None
+    )
+
+
 def iterate_segments(data: bytes, last: int = _SOS) -> Iterator[tuple[int, bytes]]:
     """Yield (marker, content) of each segment of a codestream's header, which ``last`` ends."""
     position = 2
@@ -257,6 +333,12 @@ _JPEG = (read_jpeg, _decode_jpeg)
 _JPEGLS = (read_jpeg, _decode_jpegls)
 JPEG2000 = (read_jpeg2000, _decode_jpeg2000)
 
+
+def _decode_jpegxl(data: bytes, header: Codestream) -> Samples:
+    out = np.empty(header.shape, header.dtype)
+    return np.asarray(imagecodecs.jpegxl_decode(data, out=out, numthreads=1))
+
+
 # Transfer syntaxes (PS3.6 A-1): how to read the header of their codestreams, and decode them.
 CODECS: dict[str, tuple[Callable[[bytes], Codestream], Callable[..., Any]]] = {
     "1.2.840.10008.1.2.4.50": _JPEG,  # baseline
@@ -267,6 +349,7 @@ CODECS: dict[str, tuple[Callable[[bytes], Codestream], Callable[..., Any]]] = {
     "1.2.840.10008.1.2.4.81": _JPEGLS,  # near-lossless
     "1.2.840.10008.1.2.4.90": JPEG2000,  # lossless
     "1.2.840.10008.1.2.4.91": JPEG2000,
+    "1.2.840.10008.1.2.4.110": (read_jpegxl, _decode_jpegxl),  # JPEG XL, lossless
     "1.2.840.10008.1.2.4.201": JPEG2000,  # High-Throughput, lossless
     "1.2.840.10008.1.2.4.202": JPEG2000,  # High-Throughput, lossless, by resolution
     "1.2.840.10008.1.2.4.203": JPEG2000,  # High-Throughput

@@ -1,0 +1,194 @@
+"""A thousand single-frame files over a slow wire: medkit against scp, sftp, rsync and tar.
+
+An OpenSSH server listens on this machine; before it stands a proxy that holds each direction to
+50 Mbit/s and adds 40 ms each way. The files are those of `archive.py`. medkit's time is that of
+`pack` and `push` together, with the proof and the comparison at the far end. Prints seconds and
+bytes on the wire; tools that are not installed are left out.
+
+    python benchmarks/push.py [files]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+
+sys.path.insert(0, str(Path(__file__).parent))
+from archive import sum_sizes, write_tree
+
+from medkit.archive.pack import pack
+from medkit.archive.push import push
+
+DELAY, RATE = 0.040, 50e6 / 8
+_CHUNK = 1 << 14
+
+
+class Proxy:
+    """Passes TCP on, late and slowly, and counts bytes."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self.bytes = 0
+        self._free = {"up": 0.0, "down": 0.0}
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        started = asyncio.run_coroutine_threadsafe(self._listen(), self._loop)
+        self.port = started.result()
+
+    async def _listen(self) -> int:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        await asyncio.gather(
+            self._pass(reader, far_writer, "up"), self._pass(far_reader, writer, "down")
+        )
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str
+    ) -> None:
+        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
+
+        async def deliver() -> None:
+            while True:
+                due, data = await queue.get()
+                await asyncio.sleep(due - time.monotonic())
+                if not data:
+                    break
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+        task = asyncio.create_task(deliver())
+        try:
+            while data := await reader.read(_CHUNK):
+                self.bytes += len(data)
+                # All connections share the wire.
+                self._free[way] = max(self._free[way], time.monotonic()) + len(data) / RATE
+                await queue.put((self._free[way] + DELAY, data))
+                await asyncio.sleep(self._free[way] - time.monotonic())
+        except ConnectionError:
+            pass
+        await queue.put((time.monotonic() + DELAY, b""))
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def start_server(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start an SSH server that lets this user in by a key of its own."""
+    for name in ("host", "client"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
+        )
+    shutil.copy(folder / "client.pub", folder / "authorized")
+    port = find_port()
+    (folder / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\n"
+        f"AuthorizedKeysFile {folder / 'authorized'}\nStrictModes no\nUsePAM no\n"
+        f"PidFile {folder / 'pid'}\nSubsystem sftp internal-sftp\nPermitRootLogin yes\n"
+    )
+    Path("/run/sshd").mkdir(exist_ok=True)
+    server = subprocess.Popen(
+        [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-f", folder / "sshd_config"],
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(1)
+    return server, port
+
+
+def find_port() -> int:
+    """Return a port that is free."""
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def take_files(folder: Path, count: int) -> Path:
+    """Write a tree of so many files."""
+    frames, _ = write_tree(folder / "probe", 1)
+    shutil.rmtree(folder / "probe")
+    write_tree(folder / "tree", -(-count // frames))
+    for path in sorted((folder / "tree").rglob("*.dcm"))[count:]:
+        path.unlink()
+    return folder / "tree"
+
+
+def main(count: int = 1000) -> None:
+    """Print a table."""
+    warnings.simplefilter("ignore")
+    if not (shutil.which("sshd") or Path("/usr/sbin/sshd").exists()):
+        print("an OpenSSH server is not installed: nothing is measured")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tree = take_files(folder, count)
+        server, port = start_server(folder)
+        proxy = Proxy(port)
+        user = getpass.getuser()
+        options = f"-i {folder / 'client'} -o StrictHostKeyChecking=no -o LogLevel=ERROR " \
+            f"-o UserKnownHostsFile={folder / 'known'}"  # fmt: skip
+        there = folder / "there"
+
+        def run(command: str) -> Callable[[], None]:
+            return lambda: subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True,
+                                          stdout=subprocess.DEVNULL) and None  # fmt: skip
+
+        def send(codec: str) -> Callable[[], None]:
+            def work() -> None:
+                pack(tree, folder / f"archive-{codec}", codec=codec)
+                push(
+                    folder / f"archive-{codec}",
+                    f"sftp://{user}@127.0.0.1:{proxy.port}{there}/medkit-{codec}",
+                    identified=True,
+                )
+
+            return work
+
+        fsspec.config.conf["sftp"] = {
+            "known_hosts": None, "client_keys": [str(folder / "client")], "config": None,
+        }  # fmt: skip
+        ssh = f"ssh -p {proxy.port} {options}"
+        place = f"{user}@127.0.0.1:{there}"
+        ways = {
+            "medkit pack + push": send("jpeg-ls"),
+            "medkit pack (htj2k) + push": send("htj2k"),
+            "tar, ssh": run(f"tar -C {tree} -c . | {ssh} {user}@127.0.0.1 "
+                            f"'mkdir -p {there}/tar && tar -C {there}/tar -x'"),
+            "rsync -a": run(f"rsync -a -e '{ssh}' {tree}/ {place}/rsync/"),
+            "scp -r": run(f"scp -q -r -P {proxy.port} {options} {tree} {place}/scp"),
+            "sftp": run(f"echo 'put -r {tree} {there}/sftp' | "
+                        f"sftp -b - -P {proxy.port} {options} {user}@127.0.0.1"),
+        }  # fmt: skip
+        print(f"{count} files, {sum_sizes(tree) / 1e6:.1f} MB\n")
+        print("| | seconds | MB on the wire |")
+        print("|---|---|---|")
+        for name, work in ways.items():
+            there.mkdir(exist_ok=True)
+            for inner in ("sftp", "rsync"):
+                (there / inner).mkdir(exist_ok=True)
+            if not shutil.which(name.split()[0].strip(",")) and not name.startswith("medkit"):
+                continue
+            proxy.bytes, began = 0, time.monotonic()
+            work()
+            print(f"| {name} | {time.monotonic() - began:.1f} | {proxy.bytes / 1e6:.1f} |",
+                  flush=True)  # fmt: skip
+            shutil.rmtree(there)
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]))
