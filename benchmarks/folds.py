@@ -3,9 +3,15 @@
 Draws cohorts (2 to 10 folds, 2 to 6 classes, up to 400 persons of uneven sizes, some with several
 labels; every class with as many persons as folds), and compares with StratifiedGroupKFold on:
 
-- spread: its own measure, the deviation over the folds of the share of each class
+- spread: its own measure, the standard deviation over the folds of the share of each class, mean
+  over classes. This one is promised to be no larger on every single cohort: the exit code is 1
+  where it is.
 - size: the deviation over the folds of the share of all images
 - worst: the largest deviation of a class's prevalence in a fold from that in the cohort
+
+The same cohorts are then given a site each person, some of which see one class more often, and
+folds that are even in label and site are compared with StratifiedGroupKFold on both joined, which
+is how it is told of a second stratum: the spread of labels, that of sites, and their sum.
 
     python benchmarks/folds.py [cohorts]
 """
@@ -24,6 +30,7 @@ from medkit.cohort.folds import make_folds
 from medkit.errors import CohortError
 
 MEASURES = ("spread", "size", "worst")
+SITED = ("labels", "sites", "both")
 
 
 def draw_counts(random: np.random.Generator) -> tuple[np.ndarray, int]:
@@ -74,9 +81,42 @@ def judge(table: pd.DataFrame, fold: np.ndarray, k: int) -> tuple[dict[str, floa
     return measures, int((sizes == 0).sum()), int((counts == 0).sum())
 
 
-def main(cohorts: int = 1000) -> None:
-    """Compare on random cohorts, then time one of 100,000 persons."""
+def add_sites(table: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
+    """Return the table with a site of each person: up to five, of which the first sees most."""
+    persons = table.groupby("split_group")["label"].agg(lambda own: own.mode()[0])
+    sites = int(random.integers(2, 6))
+    shares = random.dirichlet(np.arange(sites, 0, -1), table["label"].max() + 1)
+    drawn = [int(random.choice(sites, p=shares[label])) for label in persons]
+    named = pd.Series(drawn, index=persons.index).map("site {}".format)
+    return table.assign(**{"stratum:site": table["split_group"].map(named)})
+
+
+def compare_sited(table: pd.DataFrame, k: int, seed: int) -> list[dict[str, float]]:
+    """Return how evenly labels and sites are spread, by medkit and by scikit-learn."""
+    joined = table["label"].astype(str) + table["stratum:site"]
+    folds = (
+        make_folds(table, k, seed),
+        fold_like_scikit_learn(table.assign(label=joined), k, seed),
+    )
+    found = []
+    for fold in folds:
+        labels = judge(table, fold, k)[0]["spread"]
+        sites = judge(table.assign(label=table["stratum:site"]), fold, k)[0]["spread"]
+        found.append({"labels": labels, "sites": sites, "both": labels + sites})
+    return found
+
+
+def note(outcomes: dict[str, np.ndarray], found: list[dict[str, float]]) -> None:
+    """Count who was better, from the smaller of each measure."""
+    for name, counts in outcomes.items():
+        difference = found[0][name] - found[1][name]
+        counts[1 + int(np.sign(difference)) * (abs(difference) > 1e-12)] += 1
+
+
+def main(cohorts: int = 1000) -> int:
+    """Compare on random cohorts, then time one of 100,000 persons; return how many are worse."""
     outcomes = {name: np.zeros(3, dtype=int) for name in MEASURES}
+    sited = {name: np.zeros(3, dtype=int) for name in SITED}
     seconds, empty, missing, refused = np.zeros(2), np.zeros(2, int), np.zeros(2, int), 0
     for seed in range(cohorts):
         counts, k = draw_counts(np.random.default_rng(seed))
@@ -91,18 +131,22 @@ def main(cohorts: int = 1000) -> None:
         other = fold_like_scikit_learn(table, k, seed)
         seconds += between - began, time.perf_counter() - between
         judged = [judge(table, fold, k) for fold in (own, other)]
-        for name in MEASURES:
-            difference = judged[0][0][name] - judged[1][0][name]
-            outcomes[name][1 + int(np.sign(difference)) * (abs(difference) > 1e-12)] += 1
+        note(outcomes, [each[0] for each in judged])
+        note(sited, compare_sited(add_sites(table, np.random.default_rng(seed)), k, seed))
         empty += [each[1] for each in judged]
         missing += [each[2] for each in judged]
     print(f"{cohorts} cohorts, {refused} refused; medkit against scikit-learn:")
     for name, (better, equal, worse) in outcomes.items():
         print(f"  {name}: better {better}, equal {equal}, worse {worse}")
+    print("and with a site, even beside the label:")
+    for name, (better, equal, worse) in sited.items():
+        print(f"  {name}: better {better}, equal {equal}, worse {worse}")
+    print("of labels alone:")
     print(f"  empty folds {empty[0]} against {empty[1]}")
     print(f"  classes missing from a fold {missing[0]} against {missing[1]}")
     print(f"  seconds {seconds[0]:.1f} against {seconds[1]:.1f}")
     time_many_persons()
+    return int(outcomes["spread"][2])
 
 
 def time_many_persons() -> None:
@@ -119,4 +163,4 @@ def time_many_persons() -> None:
 if __name__ == "__main__":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # scikit-learn, of classes with few images
-        main(*map(int, sys.argv[1:2]))
+        sys.exit(bool(main(*map(int, sys.argv[1:2]))))

@@ -15,11 +15,11 @@ from medkit.statistics.calibration import (
     MOST,
     apply_temperature,
     cross_fit,
-    expected_calibration_error,
     fit_temperature,
     measure_calibration,
 )
-from medkit.statistics.metrics import log_loss
+from medkit.statistics.metrics import expected_calibration_error, log_loss
+from medkit.statistics.reliability import BINS, bin_probabilities, calibration_error
 from medkit.statistics.thresholds import check_rule, choose_point
 
 seeds = st.integers(0, 2**32 - 1)
@@ -103,6 +103,36 @@ def test_the_calibration_error_is_that_of_the_paper() -> None:
     expected = (2 * 0.45 + 0.4 + 0.3) / 4
     assert expected_calibration_error(labels, told) == pytest.approx(expected)
     assert expected_calibration_error(np.array([0]), np.array([[1.0, 0.0]])) == 0
+
+
+def test_of_two_classes_the_classwise_error_is_that_of_either() -> None:
+    labels, told = draw(1, classes=2, sharpness=2.0)
+    one, other = (
+        calibration_error(told[:, column], labels == column, np.ones(400)) for column in (0, 1)
+    )
+    assert one == pytest.approx(other, abs=1e-9)
+    assert measure_calibration(labels, told)["ece_classwise"] == pytest.approx(other, abs=1e-9)
+
+
+@given(seeds)
+def test_a_diagram_shows_the_error_that_is_stated(seed: int) -> None:
+    labels, told = draw(seed, images=60)
+    right = told.argmax(axis=1) == labels
+    bins = bin_probabilities(told.max(axis=1), right)
+    assert len(bins) == BINS
+    assert sum(one.images for one in bins) == 60
+    gaps = [one.images * abs(one.observed - one.predicted) for one in bins if one.images]
+    assert expected_calibration_error(labels, told) == pytest.approx(sum(gaps) / 60, abs=1e-12)
+    for one in bins:
+        assert (one.predicted is None) == (one.images == 0)
+        assert one.predicted is None or one.low - 1e-12 <= one.predicted <= one.high + 1e-12
+
+
+def test_a_probability_at_an_edge_is_in_the_bin_below() -> None:
+    edges = np.array([0.0, 1 / 15, 2 / 15, 1.0])
+    bins = bin_probabilities(edges, np.zeros(4, dtype=bool))
+    assert [number for number, one in enumerate(bins) if one.images] == [0, 1, 14]
+    assert bins[0].images == 2
 
 
 @given(

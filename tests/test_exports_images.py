@@ -39,7 +39,7 @@ from medkit.images.exports.metadata import IDENTIFIERS, PLACES, describe_recipe
 from medkit.images.imageset import IMAGES_SCHEMA, ImageSet
 from medkit.images.pixels import hash_values
 from medkit.sources.fetching import fetch
-from medkit.sources.targets import describe_target
+from medkit.sources.targets import plan_target
 from medkit.workspace import Workspace, write_json
 
 SIZE = (7, 5)
@@ -537,7 +537,7 @@ def test_sums_and_counts_fit(mixed: ImageSet, tmp_path: Path) -> None:
 def test_a_folder_that_was_fetched_is_not_told_by_its_place(tmp_path: Path) -> None:
     home = Workspace(tmp_path / "home")
     (tmp_path / "Jane Doe").mkdir()
-    fetch(describe_target(str(tmp_path / "Jane Doe"), name="mine", licence="CC0-1.0"), home)
+    fetch(plan_target(str(tmp_path / "Jane Doe"), name="mine", licence="CC0-1.0"), home)
     terms = read_terms(home, ["mine"])["mine"]
     assert (terms.licence, terms.title, terms.version) == ("CC0-1.0", "", "not stated")
     assert name_licence([terms]) == "cc0-1.0"

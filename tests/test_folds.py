@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from medkit.cohort.folds import (
     Folds,
     cut_validation,
     hash_task,
-    join_labels,
     make_folds,
     make_inner_folds,
 )
+from medkit.cohort.joining import join_labels
 from medkit.errors import CohortError
 
 
@@ -150,6 +151,38 @@ def test_classes_are_spread_no_worse_than_by_scikit_learn(seed: int) -> None:
     ):
         other[test] = number
     assert spread(table, make_folds(table, k, seed)) <= spread(table, other) + 1e-12
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Any:
+    """The benchmark that compares with scikit-learn on random cohorts."""
+    path = Path(__file__).parent.parent / "benchmarks" / "folds.py"
+    spec = importlib.util.spec_from_file_location("benchmark_folds", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def count_worse(benchmark: Any, seeds: range) -> int:
+    """Return on how many cohorts scikit-learn spreads classes more evenly."""
+    worse = 0
+    for seed in seeds:
+        counts, k = benchmark.draw_counts(np.random.default_rng(seed))
+        table = benchmark.make_table(counts)
+        folds = (
+            make_folds(table, k, seed),
+            benchmark.fold_like_scikit_learn(table, k, seed),
+        )
+        own, other = (benchmark.judge(table, fold, k) for fold in folds)
+        assert own[1:] == (0, 0)  # no empty fold, no class that is missing from one
+        worse += own[0]["spread"] > other[0]["spread"] + 1e-12
+    return worse
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_no_cohort_of_the_benchmark_is_spread_worse(benchmark: Any) -> None:
+    assert count_worse(benchmark, range(5000, 5012)) == 0
 
 
 def test_equal_persons_are_shared_out_exactly() -> None:

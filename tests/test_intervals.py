@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 from sklearn import metrics as reference
 
 from medkit.errors import TrainingError, UsageError
-from medkit.statistics.intervals import bootstrap, resample_persons, summarise
-from medkit.statistics.metrics import NAMES
+from medkit.statistics.intervals import find_interval, resample_persons
+from medkit.statistics.metrics import NAMES, Measured
+from medkit.statistics.outcomes import Notes, Outcomes, estimate
+from medkit.statistics.summary import summarise
 from medkit.workspace import dump_json
 
 
@@ -66,7 +70,8 @@ def test_a_resample_is_persons_drawn_with_replacement() -> None:
     labels, probabilities, persons = (
         cohort[name] for name in ("labels", "probabilities", "persons")
     )
-    drawn = bootstrap(labels, probabilities, persons, seed=1, resamples=20).metrics
+    found = Outcomes(labels, probabilities, persons, cohort["classes"]).estimate(1, 20)
+    drawn = found.draws.drawn.metrics
     names = np.unique(persons)
     random = np.random.default_rng(1)
     for number in range(20):
@@ -92,15 +97,38 @@ def test_an_interval_covers_the_truth_where_one_by_images_does_not() -> None:
     random = np.random.default_rng(0)
     for cohort in range(100):
         right = np.repeat(random.random(60) < 0.7, 5)
-        labels = np.arange(300) % 2
-        predicted = np.where(right, labels, 1 - labels)
-        probabilities = np.eye(2)[predicted]
         for unit, persons in (("person", np.arange(300) // 5), ("image", np.arange(300))):
-            drawn = bootstrap(labels, probabilities, persons, cohort, 200).metrics["accuracy"]
-            low, high = np.quantile(drawn, [0.025, 0.975])
-            covered[unit] += int(low <= 0.7 <= high)
-    assert covered["person"] >= 88
+            found = estimate(partial(share, right), persons, cohort, 200).describe(Notes())
+            covered[unit] += int(found["accuracy"]["low"] <= 0.7 <= found["accuracy"]["high"])
+    assert covered["person"] >= 90
     assert covered["image"] <= 75
+
+
+def share(right: np.ndarray, weights: np.ndarray) -> Measured:
+    return Measured({"accuracy": weights @ right / weights.sum(axis=-1)}, {})
+
+
+def test_a_corrected_interval_is_that_of_its_paper() -> None:
+    """BCa of a mean, against scipy's, which has neither persons nor Student's t."""
+    random = np.random.default_rng(0)
+    values = random.exponential(size=40)
+    found = estimate(partial(mean, values), np.arange(40), seed=1, resamples=20_000)
+    drawn, left_out = (part.metrics["mean"] for part in found.draws)
+    low, high = find_interval(drawn, float(values.mean()), left_out)
+    expected = bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    plain = find_interval(drawn)
+    assert low > plain[0]
+    assert high > plain[1]
+    wider = find_interval(drawn, float(values.mean()), left_out, units=10)
+    assert wider[0] < low
+    assert wider[1] > high
+
+
+def mean(values: np.ndarray, weights: np.ndarray) -> Measured:
+    return Measured({"mean": weights @ values / weights.sum(axis=-1)}, {})
 
 
 def test_a_class_of_one_person_has_a_value_and_no_interval() -> None:
@@ -174,7 +202,8 @@ def test_whatever_the_cohort_the_result_is_json(data: st.DataObject) -> None:
     images = data.draw(st.integers(1, 25))
     classes = data.draw(st.integers(2, 4))
     column = st.lists(st.integers(0, classes - 1), min_size=images, max_size=images)
-    labels, predicted, persons, folds = (np.array(data.draw(column)) for _ in range(4))
+    labels, predicted, persons, folds, units = (np.array(data.draw(column)) for _ in range(5))
+    rule = data.draw(st.sampled_from(["mean", "geometric", "median", "vote"]))
     found = summarise(
         labels,
         np.eye(classes)[predicted],
@@ -183,8 +212,14 @@ def test_whatever_the_cohort_the_result_is_json(data: st.DataObject) -> None:
         [f"c{number}" for number in range(classes)],
         seed=0,
         resamples=25,
+        threshold=data.draw(st.none() | st.just(0.3)) if classes == 2 else None,
+        rule=rule,
+        units={"series": units.astype(str), "study": np.where(units == 1, "", "s")},
+        groups={"PatientSex": units.astype(str)},
     )
     dump_json(found)
-    for entry in found["metrics"].values():
+    every = [found["metrics"], *(one["metrics"] for one in found["subgroups"])]
+    every += [level["metrics"] for level in found["levels"].values() if level]
+    for entry in (entry for metrics in every for entry in metrics.values()):
         assert (entry["low"] is None) == (entry["high"] is None)
         assert entry["low"] is None or entry["low"] <= entry["high"]

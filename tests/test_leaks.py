@@ -18,6 +18,7 @@ from medkit.cohort.folds import Folds
 from medkit.cohort.leaks import Leaks, check_leaks, find_leaks
 from medkit.cohort.preparation import prepare_folds, split_classes
 from medkit.errors import CohortError, UsageError
+from medkit.images.reader import CachedCodes, Images
 from medkit.workspace import Workspace, dump_json, read_json
 
 
@@ -36,8 +37,19 @@ def make_images(persons: int = 20, per_person: int = 3) -> pd.DataFrame:
             "source_sha256": [f"s{number}" for number in image],
             "pixels_sha256": [f"x{number}" for number in image],
             "constant": False,
+            "array": "uint16x1",
+            "row": image,
+            "pad_box": [[0, 0, 32, 32]] * len(image),
+            "Rows": 32,
+            "Columns": 32,
         }
     )
+
+
+def show(images: pd.DataFrame) -> Images:
+    """Their pixels: noise, so that no two are alike."""
+    codes = np.random.default_rng(0).integers(0, 4096, (len(images), 32, 32), dtype=np.uint16)
+    return Images(CachedCodes({"uint16x1": (np.arange(len(images)), codes)}, (32, 32)), images)
 
 
 def make_folds_of(images: pd.DataFrame, k: int = 2) -> Folds:
@@ -154,7 +166,7 @@ def prepared(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> pd.DataFr
     """A workspace whose set has these images, and whose catalog has the label ``finding``."""
     images = make_images()
     labels = pd.DataFrame({"file": images["file"], "value": ["AB"[n % 6 // 3] for n in range(60)]})
-    image_set = SimpleNamespace(table=images, id="0" * 16)
+    image_set = SimpleNamespace(name="set", table=images, id="0" * 16, images=lambda: show(images))
     catalog = SimpleNamespace(labels=lambda name: labels)
     monkeypatch.setattr(preparation, "ImageSet", SimpleNamespace(open=lambda folder: image_set))
     monkeypatch.setattr(preparation, "Catalog", SimpleNamespace(open=lambda folder: catalog))
@@ -210,3 +222,33 @@ def test_the_command_fails_where_a_leak_stands(
     assert isinstance(result.exception, CohortError) and result.exception.exit_code == 1
     assert json.loads(result.stdout)["ok"] is False
     assert "the same pixels" in audit(workspace).stdout
+
+
+def test_pictures_that_are_nearly_the_same_are_shown_side_by_side(
+    workspace: Workspace, prepared: pd.DataFrame
+) -> None:
+    prepared["path"] = [f"<i>{number}</i>.dcm" for number in prepared["image"]]
+    for name in ("slope", "full_high", "WindowWidth"):
+        prepared[name] = 4096.0 if name != "slope" else 1.0
+    prepared[["intercept", "full_low", "fill_value", "padding_share"]] = 0.0
+    prepared["WindowCenter"] = 2048.0
+    prepared[["VOILUTFunction", "BurnedInAnnotation", "units"]] = None
+    prepared.loc[[3, 6], "row"] = [0, 0]  # p01 and p02 have p00's picture, in other files
+    prepared.loc[6, "BurnedInAnnotation"] = "YES"
+    result = audit(workspace, "--folds", "10", "--json")
+    assert result.exit_code == 0, repr(result.exception)
+    content = json.loads(result.stdout)
+    assert content["ok"] and content["near"]["count"] >= 1  # near is no reason to refuse
+    (page,) = workspace.audits.glob("*.html")
+    assert content["page"] == str(page) and page.stem == content["key"]
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;i&gt;" in text and "<i>" not in text and "<script" not in text
+    assert text.count("<figure>") == 2 * len(content["near"]["pairs"])
+    shown = {image for pair in content["near"]["pairs"] for image in pair["images"]}
+    assert ("Not shown" in text) == (6 in shown)
+    assert "Nearly the same" in audit(workspace, "--folds", "10").stdout
+    # It goes where there is nothing to show any more.
+    prepared["row"] = prepared["image"]
+    (workspace.audits / f"{'0' * 16}.near.json").unlink()
+    assert json.loads(audit(workspace, "--folds", "10", "--json").stdout)["page"] is None
+    assert not page.exists()

@@ -16,10 +16,11 @@ from browser import Seen, check_page, read
 from conftest import Finished
 
 from medkit.errors import UsageError, WorkspaceError
-from medkit.evaluation.mistakes import find_mistakes
+from medkit.evaluation.mistakes import find_examples
 from medkit.evaluation.report import choose_path, write_page, write_report
+from medkit.evaluation.saliency import Saliency
 from medkit.evaluation.tables import compare_looks, count_folds
-from medkit.statistics.intervals import summarise
+from medkit.statistics.summary import summarise
 from medkit.workspace import Workspace, read_json, write_json
 
 POISON = "<script>alert(1)</script>\u202e\"'&amp;"
@@ -111,6 +112,7 @@ def fabricate_record(name: str, classes: tuple[str, ...]) -> dict[str, Any]:
         "positive": None,
         "dropped": {"no label": 4},
         "weights": None,
+        "features": None,
         "warnings": [],
         "folds": [{"fold": k, "status": "done", "seconds": 3.1, "error": None} for k in range(3)],
         "started": "2025-01-01T10:00:00+00:00",
@@ -143,9 +145,15 @@ def with_set(monkeypatch: pytest.MonkeyPatch) -> StandIn:
             "BurnedInAnnotation": [None if image % 7 else "YES" for image in range(120)],
             "slope": 1.0,
             "pad_box": [[0, 8, 64, 56]] * 120,
+            "affine": [[1.0, 0, 0, 0, 1.0, 0]] * 120,
+            "plane": None,
+            "PixelSpacing": None,
+            "image": range(120),
+            "split_group": [f"{image // 2:016x}" for image in range(120)],
         }
     )
-    stand_in = StandIn(table, {"counts": {"refused": {"pixel-length": 2}}, "left_out": {}})
+    counts = {"selected": 122, "planned": 122, "landed": 120, "refused": {"pixel-length": 2}}
+    stand_in = StandIn(table, {"counts": counts, "left_out": {"localizer": 3}})
     monkeypatch.setattr("medkit.evaluation.evidence._open_set", lambda *_: (stand_in, ""))
     return stand_in
 
@@ -153,32 +161,35 @@ def with_set(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 def test_the_number_and_its_interval_come_first(workspace: Workspace) -> None:
     folder = fabricate_run(workspace)
     text = read(write_report(folder, workspace)).text
-    value, interval = spell_headline(folder)
+    value, interval = spell_headline(folder, "headline_interval")
     places = [
         text.index(part)
         for part in (
             value,
             interval,
             "120 images of 60 persons",
-            "The interval says how much the value would vary if",
+            "The interval is of the whole procedure, training included. It says\nwhat this way",
             "All measures",
             "By class",
             "What was taken for what",
             "By fold",
             "Looks at the validation part",
             "The worst mistakes",
+            "Who took part, and what was set aside",
             "Who is in which fold",
-            "What was set aside",
+            "After Mitchell et al.",
+            "Checklists for the paper",
             "Where it comes from",
-            "medkit train --plugin softmax --set demo",
+            "pip install medkit==0.1.0 medkit-softmax==0.1.0\nmedkit train --plugin softmax",
         )
     ]
     assert places == sorted(places)
 
 
-def spell_headline(folder: Path) -> tuple[str, str]:
+def spell_headline(folder: Path, shown: str = "") -> tuple[str, str]:
     """Return the headline of a run and its interval, as a reader sees them."""
-    headline = read_json(folder / "metrics.json")["metrics"]["balanced_accuracy"]
+    metrics = read_json(folder / "metrics.json")
+    headline = metrics[shown] if shown else metrics["metrics"]["balanced_accuracy"]
     value, low, high = (f"{100 * headline[part]:.1f}\u202f%" for part in ("value", "low", "high"))
     return value, f"{low} to {high}"
 
@@ -240,7 +251,8 @@ def test_every_id_is_there_once_and_every_reference_meets_one(
     elements = read(path).elements
     ids = [attrs["id"] for _, attrs in elements if "id" in attrs]
     assert len(ids) == len(set(ids)) > 20
-    wanted = [attrs["aria-labelledby"] for _, attrs in elements if "aria-labelledby" in attrs]
+    labels = [attrs["aria-labelledby"] or "" for _, attrs in elements if "aria-labelledby" in attrs]
+    wanted = [one for label in labels for one in label.split()]
     wanted += [
         value[1:]
         for _, attrs in elements
@@ -253,7 +265,9 @@ def test_every_id_is_there_once_and_every_reference_meets_one(
 
 def test_what_a_screen_reader_needs_is_there(workspace: Workspace, with_set: StandIn) -> None:
     elements = read(write_report(fabricate_run(workspace), workspace)).elements
-    assert all(attrs.get("scope") in ("row", "col") for tag, attrs in elements if tag == "th")
+    assert all(
+        attrs.get("scope") in ("row", "col", "rowgroup") for tag, attrs in elements if tag == "th"
+    )
     assert all(attrs["alt"] for tag, attrs in elements if tag == "img")
     drawings = [attrs for tag, attrs in elements if tag == "svg"]
     assert all(
@@ -299,6 +313,7 @@ def test_an_interval_that_reaches_guessing_is_a_warning(workspace: Workspace) ->
     folder = fabricate_run(workspace)
     metrics = read_json(folder / "metrics.json")
     metrics["metrics"]["balanced_accuracy"] = {"value": 0.55, "low": 0.48, "high": 0.62}
+    metrics.pop("headline_interval", None)
     write_json(folder / "metrics.json", metrics)
     text = read(write_report(folder, workspace)).text
     assert "does not show that the classes can be told apart" in text
@@ -308,6 +323,7 @@ def test_an_interval_without_width_is_a_warning(workspace: Workspace) -> None:
     folder = fabricate_run(workspace)
     metrics = read_json(folder / "metrics.json")
     metrics["metrics"]["balanced_accuracy"] = {"value": 1.0, "low": 1.0, "high": 1.0}
+    metrics.pop("headline_interval", None)
     write_json(folder / "metrics.json", metrics)
     text = read(write_report(folder, workspace)).text
     assert "after 60 persons without an error, up to 5 % of new persons may still be wrong" in text
@@ -318,6 +334,7 @@ def test_values_that_are_not_known_are_dashes(workspace: Workspace) -> None:
     metrics = read_json(folder / "metrics.json")
     metrics["metrics"]["auc"] = dict.fromkeys(("value", "low", "high"))
     metrics["metrics"]["balanced_accuracy"] = dict.fromkeys(("value", "low", "high"))
+    metrics.pop("headline_interval", None)
     metrics["notes"] = ["auc: not defined"]
     write_json(folder / "metrics.json", metrics)
     text = read(write_report(folder, workspace)).text
@@ -344,12 +361,24 @@ def test_mistakes_are_the_surest_ones_two_of_a_person(
     table = pd.read_parquet(folder / "predictions.parquet")
     table.loc[:39, ["label", "predicted", "p:CT", "p:MR"]] = ["CT", "MR", 0.001, 0.999]
     table.loc[:9, "person"] = "0" * 16
-    shown = find_mistakes(table, with_set, "")
+    asked: list[pd.DataFrame] = []
+
+    def explain(chosen: pd.DataFrame) -> Saliency:
+        asked.append(chosen)
+        return Saliency()
+
+    examples = find_examples(table, with_set, "", explain)
+    shown = examples.wrong
     assert len(shown) == 12
+    assert [(one.true, one.predicted) for one in examples.right] == [("CT", "CT"), ("MR", "MR")] * 2
     assert [one.uid for one in shown] == [f"2.25.{image}" for image in (0, 1, *range(10, 20))]
     hidden = [one for one in shown if one.picture is None]
     assert [one.uid for one in hidden] == ["2.25.0", "2.25.14"]
     assert {one.no_picture for one in hidden} == {"its header says that text is burned into it"}
+    # What is not shown is not explained.
+    (explained,) = asked
+    assert len(explained) == 12 - 2 + sum(one.picture is not None for one in examples.right)
+    assert not set(explained["image"]) & {0, 14}
 
 
 def test_without_its_set_a_report_says_why_there_are_no_pictures(workspace: Workspace) -> None:

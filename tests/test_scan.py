@@ -34,7 +34,7 @@ from medkit.catalog.store import Catalog
 from medkit.engine import Died, Outcome
 from medkit.errors import DiskFullError, MedkitError, UsageError
 from medkit.sources.fetching import fetch
-from medkit.sources.targets import describe_target
+from medkit.sources.targets import plan_target
 from medkit.testing import write_cohort, write_dicom
 from medkit.workspace import Workspace
 
@@ -220,13 +220,13 @@ def test_a_registered_folder_that_moved_is_named_with_what_would_help(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     old, new = write_cohort(tmp_path / "old", persons=1, size=8), tmp_path / "new"
-    fetch(describe_target(str(old)), workspace)
+    fetch(plan_target(str(old)), workspace)
     scan(workspace.catalog, choose_roots(workspace, []), workers=0)
     old.rename(new)
     with pytest.raises(UsageError, match=r"fetched as 'old'.* remove .*raw.old"):
         choose_roots(workspace, [])
     shutil.rmtree(workspace.source("old"))
-    fetch(describe_target(str(new), name="old"), workspace)
+    fetch(plan_target(str(new), name="old"), workspace)
     roots = choose_roots(workspace, [], forget=[old])
     assert [(root.source, root.folder) for root in roots] == [("old", new)]
     scan(workspace.catalog, roots, workers=0, forget=[old])

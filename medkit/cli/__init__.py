@@ -11,6 +11,7 @@ from medkit import __version__
 from medkit.cli import (
     audit,
     catalog,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -18,13 +19,18 @@ from medkit.cli import (
     features,
     fetch,
     label,
+    metrics,
     normalise,
+    open,
+    pack,
     plugins,
     predict,
+    push,
     query,
     report,
     show,
     train,
+    unpack,
     verify,
     weights,
 )
@@ -49,13 +55,20 @@ for verb in (
     normalise.normalise,
     train.train,
     evaluate.evaluate,
+    metrics.metrics,
+    compare.compare,
     report.report,
     predict.predict,
+    pack.pack,
+    unpack.unpack,
+    push.push,
+    push.pull,
     verify.verify,
     doctor.doctor,
 ):
     app.command(cls=train.TrainCommand if verb is train.train else None)(verb)
 app.command("normalize", hidden=True, help="The same as normalise.")(normalise.normalise)
+app.command("open")(open.open_held_out)
 app.add_typer(audit.app, name="audit")
 app.add_typer(export.app, name="export")
 app.add_typer(features.app, name="features")

@@ -65,6 +65,41 @@ LabelOption = Annotated[str, typer.Option("--label", help="Name of a label of th
 
 # What decides which folds there are: equal for audit and train, or they would not meet.
 FoldsOption = Annotated[int, typer.Option("--folds", min=2, help="Parts of the persons.")]
+HoldOutOption = Annotated[
+    float,
+    typer.Option(
+        "--hold-out",
+        min=0.0,
+        max=0.5,
+        help="Share of the persons that no run is trained on, until 'medkit open'.",
+    ),
+]
+StratifyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stratify",
+        metavar="COLUMN",
+        help="What is to be even between folds besides the label: a column of the set, a label "
+        "or a tag of the catalog. May be repeated.",
+    ),
+]
+FoldsByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--folds-by",
+        metavar="COLUMN",
+        help="Every value is a fold: leave one site out. Instead of --folds.",
+    ),
+]
+FoldsFromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--folds-from",
+        metavar="COLUMN|CSV",
+        help="Take folds that are given, by a column, or by a table with a column 'fold' or "
+        "'split'. What it calls 'test' is held out.",
+    ),
+]
 ClassesOption = Annotated[
     str | None,
     typer.Option("--classes", help="Use these alone: commas between, quoted as in CSV."),
@@ -105,6 +140,11 @@ AnonymiseOption = Annotated[
         "--anonymise-output",
         help="Show pseudonyms instead of IDs, UIDs, paths, names, dates and descriptions.",
     ),
+]
+
+NoSaliencyOption = Annotated[
+    bool,
+    typer.Option("--no-saliency", help="Do not ask the models which parts of the images decided."),
 ]
 
 HERE = Path()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medkit.cli.options import HERE, JsonOption, WorkspaceOption
+from medkit.cli.options import HERE, JsonOption, NoSaliencyOption, WorkspaceOption
 from medkit.cli.terminal import print_json, say
 from medkit.workspace import Workspace
 
@@ -22,16 +22,24 @@ def report(
         str | None,
         typer.Option("--name", help="Of the page over several runs: reports/NAME.html."),
     ] = None,
+    no_saliency: NoSaliencyOption = False,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a run's report again, or one page over several runs on the same folds."""
+    """Write a run's report again, or one page over several runs on the same folds.
+
+    It is one file, which asks for nothing from a network. What the models say of the images shown
+    is kept with the run, so that the report is quick when it is written again.
+    """
     from medkit.evaluation.report import choose_path, write_page
 
     home = Workspace(workspace)
     with home.lock():
         path = write_page(
-            [home.run(run) for run in runs], output or choose_path(runs, name, home), home
+            [home.run(run) for run in runs],
+            output or choose_path(runs, name, home),
+            home,
+            saliency=not no_saliency,
         )
     if as_json:
         print_json({"report": str(path), "runs": runs})

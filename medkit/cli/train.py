@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from medkit.cli.metrics import print_metrics
+from medkit.cli.metrics import print_metrics, print_repeats
 from medkit.cli.options import (
     HERE,
     ClassesOption,
     DeviceOption,
     EngineOption,
+    FoldsByOption,
+    FoldsFromOption,
     FoldsOption,
+    HoldOutOption,
     JsonOption,
     MinPersonsOption,
+    NoSaliencyOption,
     SeedOption,
+    StratifyOption,
     ThreadsOption,
     WorkspaceOption,
 )
@@ -41,9 +46,10 @@ Start = Callable[[dict[str, Any]], "Finished"]
 _RECORDED = {
     **{"set_name": "set", "label": "label", "folds": "k", "seed": "seed"},
     **{"positive": "positive", "device": "device", "threads": "threads"},
+    **{"aggregate": "aggregate", "refits": "refits"},
 }
 # What may be given beside --resume: it has no influence on the result.
-_HOW = {"resume", "engine", "child_per_fold", "logs", "workspace", "as_json"}
+_HOW = {"resume", "engine", "child_per_fold", "logs", "no_saliency", "workspace", "as_json"}
 
 
 class TrainCommand(TyperCommand):
@@ -96,6 +102,16 @@ def train(
     ] = None,
     classes: ClassesOption = None,
     min_persons: MinPersonsOption = None,
+    hold_out: HoldOutOption = 0.0,
+    stratify: StratifyOption = None,
+    folds_by: FoldsByOption = None,
+    folds_from: FoldsFromOption = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats", min=1, help="Cross-validate so often, with this seed and those after it."
+        ),
+    ] = 1,
     positive: Annotated[
         str | None, typer.Option("--positive", help="Of two classes, the one to be sensitive to.")
     ] = None,
@@ -105,6 +121,25 @@ def train(
             "--validation", min=0.0, max=0.5, help="Share of a training part to choose by."
         ),
     ] = 0.15,
+    aggregate: Annotated[
+        str,
+        typer.Option(
+            "--aggregate",
+            help="How images are joined to series, studies and persons: mean, geometric, median, "
+            "vote, or of two classes max (any image is positive).",
+        ),
+    ] = "mean",
+    refits: Annotated[
+        int,
+        typer.Option(
+            "--procedure-interval",
+            metavar="N",
+            min=0,
+            help="Find the procedure's own interval by refits that leave out two folds at a time, "
+            "of N divisions into folds, 2 or more; what it costs is said at the start. With 0 it "
+            "is estimated without refits, and wider than need be.",
+        ),
+    ] = 0,
     name: Annotated[
         str | None, typer.Option("--name", help="Of the run; with several trainers, its beginning.")
     ] = None,
@@ -127,6 +162,7 @@ def train(
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train in spite of leaks; the report says so.")
     ] = False,
+    no_saliency: NoSaliencyOption = False,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -135,6 +171,7 @@ def train(
     The same command goes on where an earlier one was stopped, and so does --resume RUN.
     """
     from medkit.cohort.preparation import split_classes
+    from medkit.cohort.split import Split
     from medkit.plugins import load_trainer
     from medkit.training import run
     from medkit.training.params import assign_options
@@ -145,18 +182,15 @@ def train(
     if resume is not None:
         with home.lock():
             _check_resumed(ctx, read_run(home, resume))
-            _go(
-                home,
-                None,
-                {resume: lambda live: run.resume(home, resume, **how, **live)},
-                as_json,
-            )
+            starts = {(resume, 0): lambda live: run.resume(home, resume, **how, **live)}
+            _go(home, None, starts, not no_saliency, as_json)
         return
     if set_name is None or not plugins or label is None:
         raise UsageError("train needs SET, --plugin and --label; or --resume RUN to go on with one")
     known = {plugin: load_trainer(plugin).Params for plugin in plugins}
+    split = Split(hold_out, tuple(stratify or ()), folds_by, folds_from)
 
-    def start(plugin: str, given: Mapping[str, str]) -> Start:
+    def start(plugin: str, number: int, given: Mapping[str, str]) -> Start:
         return lambda live: run.train(
             home,
             set_name,
@@ -164,12 +198,15 @@ def train(
             label=label,
             options=given,
             folds=folds,
-            seed=seed,
+            seed=seed + max(number - 1, 0),
             classes=split_classes(classes),
             min_persons=min_persons,
+            split=split,
             positive=positive,
             validation_share=validation,
-            name=f"{name}-{plugin}" if name and len(known) > 1 else name,
+            aggregate=aggregate,
+            refits=refits,
+            name=_name_run(name, plugin * (len(known) > 1), number),
             device=device,
             threads=threads,
             allow_leaks=allow_leaks,
@@ -179,24 +216,61 @@ def train(
         )
 
     assigned = assign_options(options or [], known)
+    starts = {
+        (plugin, number): start(plugin, number, assigned[plugin])
+        for number in (range(1, repeats + 1) if repeats > 1 else [0])
+        for plugin in assigned
+    }
     with home.lock():
-        _go(home, name, {plugin: start(plugin, assigned[plugin]) for plugin in assigned}, as_json)
+        _go(home, name, starts, not no_saliency, as_json)
 
 
-def _go(home: Workspace, name: str | None, starts: Mapping[str, Start], as_json: bool) -> None:
-    """Train one after the other, and write a report of each, and of all."""
+def _name_run(name: str | None, plugin: str, number: int) -> str | None:
+    """Return the name that a run was given, told from the others of the same command."""
+    parts = (name, plugin, f"r{number}" if number else "")
+    return "-".join(part for part in parts if part) if name else None
+
+
+def _go(
+    home: Workspace,
+    name: str | None,
+    starts: Mapping[tuple[str, int], Start],
+    saliency: bool,
+    as_json: bool,
+) -> None:
+    """Train one after the other, and write a report of each, of those on the same folds, and of
+    repeats.
+    """
     from medkit.evaluation.report import choose_path, write_page
 
-    finished = []
-    for title, start in starts.items():
+    finished: dict[tuple[str, int], Finished] = {}
+    for (title, number), start in starts.items():
         with show_training(title) as (progress, watch):
-            finished.append(start({"progress": progress, "watch": watch}))
-        write_page([finished[-1].folder], choose_path([finished[-1].name], None, home), home)
-    pages = [choose_path([one.name], None, home) for one in finished]
-    if len(finished) > 1:
-        pages.append(choose_path([one.name for one in finished], name, home))
-        write_page([one.folder for one in finished], pages[-1], home)
-    _print(finished, pages, as_json)
+            done = start({"progress": progress, "watch": watch})
+        finished[title, number] = done
+        page = choose_path([done.name], None, home)
+        write_page([done.folder], page, home, saliency=saliency)
+    pages = [choose_path([one.name], None, home) for one in finished.values()]
+    for number in {number: None for _, number in starts}:
+        beside = [done for (_, other), done in finished.items() if other == number]
+        if len(beside) > 1:
+            pages.append(
+                choose_path([one.name for one in beside], _name_run(name, "", number), home)
+            )
+            write_page([one.folder for one in beside], pages[-1], home, saliency=saliency)
+    _print(list(finished.values()), _summarise(home, finished), pages, as_json)
+
+
+def _summarise(
+    home: Workspace, finished: Mapping[tuple[str, int], Finished]
+) -> list[dict[str, Any]]:
+    """Write what the repeats of each trainer say together; nothing of one."""
+    from medkit.evaluation.repeats import write_repeats
+
+    by_plugin: dict[str, list[str]] = {}
+    for (plugin, _), done in finished.items():
+        by_plugin.setdefault(plugin, []).append(done.name)
+    return [write_repeats(names, home) for names in by_plugin.values() if len(names) > 1]
 
 
 def _check_resumed(ctx: typer.Context, record: Mapping[str, Any]) -> None:
@@ -222,12 +296,18 @@ def _is_typed(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _print(finished: Sequence[Finished], pages: Sequence[Path], as_json: bool) -> None:
+def _print(
+    finished: Sequence[Finished],
+    repeats: Sequence[Mapping[str, Any]],
+    pages: Sequence[Path],
+    as_json: bool,
+) -> None:
     if as_json:
         runs = [
             {"run": one.name, "metrics": one.metrics, "repeated": one.repeated} for one in finished
         ]
-        print_json({"runs": runs, "reports": [str(page) for page in pages]})
+        told = {"repeats": list(repeats)} if repeats else {}
+        print_json({"runs": runs, "reports": [str(page) for page in pages], **told})
         return
     for one in finished:
         if one.repeated:
@@ -237,5 +317,7 @@ def _print(finished: Sequence[Finished], pages: Sequence[Path], as_json: bool) -
             say(f"note: {warning}")
     if dropped := finished[0].record["dropped"]:
         print_table("Set aside", ("reason", "images"), list(dropped.items()))
+    for summary in repeats:
+        print_repeats(summary)
     for page in pages:
         say(f"the report is in {page}")

@@ -25,6 +25,8 @@ Words = npt.NDArray[np.uint64]
 # An uneven number of images counts less than an uneven class: where both cannot be had, folds
 # of unlike sizes harm less than folds of unlike prevalence.
 _SIZE_WEIGHT = 0.15
+# Nor does an uneven second stratum, such as the site: it is evened out where classes leave room.
+_STRATUM_WEIGHT = 0.5
 # Steps after which a search is ended; on real cohorts it settles far sooner.
 _STEPS = 2000
 # Cohorts are shaken this often at most; fewer times if large, and no more once they are so even
@@ -43,10 +45,13 @@ class _Task:
 
     Attributes
     ----------
-    loads : ndarray, shape (classes + 1, groups)
-        Share of each class's images, and in the last row of all images, that a group holds.
+    loads : ndarray, shape (classes + strata + 1, groups)
+        Share of the images of each class, of each stratum, and in the last row of all images,
+        that a group holds; each with its weight.
     holds : ndarray of 0 and 1, shape (classes, groups)
         Whether a group has images of a class.
+    weight : float
+        Of all rows of ``loads``: the sum of the squares of their weights.
     shares : ndarray, shape (bins,)
         Of all images that a bin should get.
     price : ndarray, shape (bins,)
@@ -57,13 +62,20 @@ class _Task:
 
     loads: Floats
     holds: Ints
+    weight: float
     shares: Floats
     price: Floats
     needs: Ints
 
 
 def assign_groups(
-    counts: Ints, names: Sequence[str], shares: Sequence[float], needs: Sequence[int], seed: int
+    counts: Ints,
+    names: Sequence[str],
+    shares: Sequence[float],
+    needs: Sequence[int],
+    seed: int,
+    strata: Ints | None = None,
+    sizes: Ints | None = None,
 ) -> Ints:
     """Return the bin of each group.
 
@@ -80,23 +92,28 @@ def assign_groups(
         missing all the same is for the caller to find (`find_missing`).
     seed : int
         Another seed, another assignment.
+    strata : ndarray of int, shape (groups, strata), optional
+        Images of each stratum that a group holds. They are evened out, but may be missing from a
+        bin.
+    sizes : ndarray of int, shape (groups,), optional
+        Images of each group, where an image may be of several classes or of none.
 
     Returns
     -------
     ndarray of int64, shape (groups,)
         That minimises, as far as a bounded search goes, the squared deviation from the wanted
-        shares, summed over bins and over classes and, with less weight, all images.
+        shares, summed over bins and over classes and, with less weight, strata and all images.
     """
+    strata = np.empty((len(counts), 0), dtype=np.int64) if strata is None else strata
+    sizes = counts.sum(axis=1) if sizes is None else sizes
     words = _draw(names, seed)
-    order = _order_groups(counts, words[:, 0])
-    task = _make_task(counts[order], shares, needs)
+    order = _order_groups(np.hstack([counts, strata]), words[:, 0])
+    task = _make_task(counts[order], strata[order], sizes[order], shares, needs)
     best = _improve(task, _deal(task))
     score = _score(task, best)
     enough = _SHAKEN_LOADS // task.loads.size
-    # The score of exact shares: 1 for each class, and the weight of all images.
-    least = len(task.holds) + _SIZE_WEIGHT**2
     for turn in range(1, _SHAKES):
-        if score[0] == 0 and (turn > enough or score[1] < least + _EVEN):
+        if score[0] == 0 and (turn > enough or score[1] < task.weight + _EVEN):
             break
         found = _improve(task, _shake(task, best, words[order, turn], turn))
         if _score(task, found) < score:
@@ -128,12 +145,17 @@ def _order_groups(counts: Ints, words: Words) -> Ints:
     return np.lexsort((words, -size))
 
 
-def _make_task(counts: Ints, shares: Sequence[float], needs: Sequence[int]) -> _Task:
-    totals = counts.sum(axis=0)
-    of_all = _SIZE_WEIGHT * counts.sum(axis=1) / totals.sum()
+def _make_task(
+    counts: Ints, strata: Ints, sizes: Ints, shares: Sequence[float], needs: Sequence[int]
+) -> _Task:
+    classes = counts / counts.sum(axis=0)
+    others = _STRATUM_WEIGHT * (strata / strata.sum(axis=0))
+    of_all = _SIZE_WEIGHT * sizes / sizes.sum()
     return _Task(
-        loads=np.vstack([(counts / totals).T, of_all]),
+        loads=np.vstack([classes.T, others.T, of_all]),
         holds=(counts.T > 0).astype(np.int64),
+        # The score of exact shares: 1 for each class, less for each stratum and all images.
+        weight=counts.shape[1] + strata.shape[1] * _STRATUM_WEIGHT**2 + _SIZE_WEIGHT**2,
         shares=np.asarray(shares, dtype=np.float64),
         price=1 / np.asarray(shares, dtype=np.float64),
         needs=np.asarray(needs, dtype=np.int64),

@@ -64,12 +64,20 @@ class Leaks:
     listed : list of Finding
         What a person should see: constant images, pictures of more than three persons, the same
         pixels under two labels.
+    near : dict, optional
+        Pictures of two persons that are nearly the same (`medkit.cohort.twins.describe_near`);
+        None where nobody looked. A person judges them; they stop no training.
+    shortcuts : dict, optional
+        What the label can be told by without looking (`medkit.cohort.shortcuts`); None where
+        nobody asked.
     """
 
     key: str
     images: int
     exact: list[Finding]
     listed: list[Finding]
+    near: dict[str, Any] | None = None
+    shortcuts: dict[str, Any] | None = None
 
     @property
     def ok(self) -> bool:
@@ -98,10 +106,12 @@ def find_leaks(images: pd.DataFrame, folds: Folds) -> Leaks:
         If the folds have images that the set has not.
     """
     known = images[list(_COLUMNS)].assign(shared=_is_shared(images))
-    table = folds.table.merge(known, on="image", validate="1:1")
-    if len(table) < len(folds.table):
+    # What is held out is one more side that nobody may be on besides another.
+    everybody = folds.everybody
+    table = everybody.merge(known, on="image", validate="1:1")
+    if len(table) < len(everybody):
         raise CohortError(
-            f"{len(folds.table) - len(table)} images of the folds {folds.key} are not in the set; "
+            f"{len(everybody) - len(table)} images of the folds {folds.key} are not in the set; "
             "these folds are of another set"
         )
     constant = table["constant"].astype(bool)

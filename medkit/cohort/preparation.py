@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from medkit.catalog.store import Catalog
-from medkit.cohort.folds import Cohort, Folds, hash_task, join_labels, make_folds
+from medkit.cohort.folds import Folds, divide, hash_task, list_given
+from medkit.cohort.joining import Cohort, join_labels
 from medkit.cohort.leaks import Leaks, find_leaks
-from medkit.errors import UsageError
+from medkit.cohort.shortcuts import audit_shortcuts, read_shortcuts
+from medkit.cohort.split import Split, arrange
+from medkit.cohort.traits import glance
+from medkit.cohort.twins import describe_near, search_set
+from medkit.engine import Progress, silent
+from medkit.errors import ImageSetError, UsageError
 from medkit.images.imageset import ImageSet
+from medkit.images.soundness import check_set
 from medkit.workspace import Workspace, write_json
+
+MADE = Split()  # folds are made, and nothing is held out
 
 
 class Prepared(NamedTuple):
@@ -27,6 +37,7 @@ class Prepared(NamedTuple):
         return {
             **self.leaks.to_json(),
             "folds": self.folds.describe(),
+            "held_out": self.folds.describe_held_out(),
             "dropped": self.cohort.dropped,
             "small_classes": self.cohort.small_classes,
         }
@@ -46,6 +57,8 @@ def prepare_folds(
     seed: int,
     min_persons: int | None = None,
     classes: Sequence[str] | None = None,
+    split: Split = MADE,
+    progress: Progress = silent,
 ) -> Prepared:
     """Make the folds of a set and look for leaks, or take the folds that were made before.
 
@@ -62,11 +75,16 @@ def prepare_folds(
         As for `make_folds`.
     min_persons, classes
         As for `join_labels`; no classes means all.
+    split : Split
+        What is held out, what else is even, and folds that were given: these have a k of their
+        own.
+    progress : callable
+        Is told of images, while pictures that are nearly the same are looked for: once a set.
 
     Raises
     ------
     UsageError
-        If the seed is negative: NumPy takes none.
+        If the seed is negative: NumPy takes none. Also as for `arrange`.
     ImageSetError, CatalogError
         If the set or the label is missing or damaged.
     CohortError
@@ -75,16 +93,53 @@ def prepare_folds(
     if seed < 0:
         raise UsageError(f"a seed is 0 or more, such as 0, not {seed}")
     image_set = ImageSet.open(workspace.set(set_name))
-    labels = Catalog.open(workspace.catalog).labels(label)
+    catalog = Catalog.open(workspace.catalog)
+    labels = catalog.labels(label)
     cohort = join_labels(image_set.table, labels, min_persons=min_persons, classes=classes or None)
-    key = hash_task(cohort.table, image_set.id, label, k, seed)
+    cohort = arrange(cohort, split, image_set.table, catalog)
+    k = len(list_given(cohort.table)) or k
+    about = (image_set.id, label, k, seed, split.hold_out)
+    key = hash_task(cohort.table, *about)
     path = workspace.folds / f"{key}.parquet"
     if path.exists():
         folds = Folds.load(path)
     else:
-        table = cohort.table.assign(fold=make_folds(cohort.table, k, seed))
-        folds = Folds(table, set_name, image_set.id, label, k, seed)
+        table = cohort.table.assign(fold=divide(cohort.table, k, seed, split.hold_out))
+        folds = Folds.part(table, set_name, *about)
         folds.save(workspace.folds)
-    leaks = find_leaks(image_set.table, folds)
-    write_json(workspace.audits / f"{key}.json", leaks.to_json())
+    twins = _search(image_set, workspace, progress)
+    near = describe_near(twins, image_set.table, folds)
+    audit = workspace.audits / f"{key}.json"
+    leaks = replace(find_leaks(image_set.table, folds), near=near, shortcuts=read_shortcuts(audit))
+    write_json(audit, leaks.to_json())
     return Prepared(image_set, folds, cohort, leaks)
+
+
+def _search(image_set: ImageSet, workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    try:
+        return search_set(image_set, workspace.audits, progress)
+    except ImageSetError:
+        check_set(image_set, progress)  # which says what of the set is damaged
+        raise
+
+
+def find_shortcuts(
+    workspace: Workspace, prepared: Prepared, progress: Progress = silent
+) -> Prepared:
+    """Return the same with what its label can be told by without looking; kept in its audit.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Locked by the caller.
+    prepared : Prepared
+        As of `prepare_folds`. The images in its folds are read once.
+    progress : callable
+        Is told of images.
+    """
+    # Images are counted from 0 in the order of the set.
+    images = prepared.image_set.images().take(prepared.folds.table["image"].to_numpy())
+    found = audit_shortcuts(prepared.folds, images.table, glance(images, progress))
+    leaks = replace(prepared.leaks, shortcuts=found)
+    write_json(workspace.audits / f"{prepared.folds.key}.json", leaks.to_json())
+    return prepared._replace(leaks=leaks)

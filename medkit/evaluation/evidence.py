@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from medkit.cohort.openings import Opening, read_openings
 from medkit.errors import MedkitError, UsageError, WorkspaceError
 from medkit.statistics.intervals import FEW_PERSONS
 from medkit.workspace import Workspace, check_name, read_json
@@ -40,6 +41,14 @@ class Evidence:
         The set that the run was made from; None where it is no longer there.
     no_set : str
         Why ``image_set`` is None.
+    calibration : mapping or None
+        ``calibration.json``: the temperature, and what it does.
+    audit : mapping
+        What was found between the folds: ``audits/KEY.json``, or what the run recorded of it.
+    evaluations : sequence of mapping
+        Of the same models on other images: ``evaluation.json``, with its ``metrics``.
+    openings : sequence of Opening
+        Of the persons that the run holds out, first to last.
     """
 
     folder: Path
@@ -49,6 +58,10 @@ class Evidence:
     folds: pd.DataFrame | None
     image_set: ImageSet | None
     no_set: str
+    calibration: Mapping[str, Any] | None = None
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    openings: Sequence[Opening] = ()
 
     @property
     def name(self) -> str:
@@ -97,15 +110,40 @@ def read_evidence(folder: Path, workspace: Workspace) -> Evidence:
         raise UsageError(f"there is no run {folder.name!r} in this workspace; runs here: {known}")
     run = read_json(folder / "run.json")
     image_set, no_set = _open_set(run, workspace)
+    key = check_name(run["folds_key"])
     return Evidence(
         folder=folder,
         run=run,
-        metrics=read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else None,
+        metrics=_read(folder / "metrics.json"),
         predictions=_read_table(folder / "predictions.parquet"),
-        folds=_read_table(workspace.folds / f"{check_name(run['folds_key'])}.parquet"),
+        folds=_read_table(workspace.folds / f"{key}.parquet"),
         image_set=image_set,
         no_set=no_set,
+        calibration=_read(folder / "calibration.json"),
+        audit={**(run["leaks"] or {}), **(_read(workspace.audits / f"{key}.json") or {})},
+        evaluations=list(_list_evaluations(run["name"], workspace)),
+        openings=_list_openings(run, workspace),
     )
+
+
+def _read(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _list_evaluations(run: str, workspace: Workspace) -> Iterator[dict[str, Any]]:
+    """Yield the finished evaluations of a run that have labels, and so metrics, by name."""
+    for name in sorted(workspace.names("evaluations")):
+        folder = workspace.evaluation(name)
+        record, metrics = (_read(folder / file) for file in ("evaluation.json", "metrics.json"))
+        if record and metrics and (record["run"], record["status"]) == (run, "done"):
+            yield {**record, "metrics": metrics}
+
+
+def _list_openings(run: Mapping[str, Any], workspace: Workspace) -> list[Opening]:
+    held_out = run.get("held_out")
+    if not held_out:
+        return []
+    return [one for one in read_openings(workspace) if one.held_out == held_out["id"]]
 
 
 def _open_set(run: Mapping[str, Any], workspace: Workspace) -> tuple[ImageSet | None, str]:
@@ -133,6 +171,9 @@ def find_concerns(evidence: Evidence) -> list[Concern]:
         *_doubt_course(evidence.run),
         *_doubt_weights(evidence.run),
         *_doubt_leaks(evidence.run),
+        *_doubt_near(evidence.audit),
+        *_doubt_shortcuts(evidence.audit),
+        *_doubt_openings(evidence.openings),
         *(Concern(True, text) for text in evidence.run["warnings"]),
         *(_doubt_persons(evidence.metrics) if evidence.metrics else ()),
         *(_doubt_headline(evidence.metrics) if evidence.metrics else ()),
@@ -171,6 +212,39 @@ def _doubt_leaks(run: Mapping[str, Any]) -> Iterator[Concern]:
         yield Concern(False, f"The audit lists {found}.")
 
 
+def _doubt_near(audit: Mapping[str, Any]) -> Iterator[Concern]:
+    near = audit.get("near") or {}
+    if found := near.get("count", len(near.get("pairs") or [])):
+        yield Concern(
+            True,
+            f"{found:,} pairs of nearly the same picture stand in two folds, or under two labels, "
+            "as of different persons; if they are the same, the number is too good. The likest "
+            "are below.",
+        )
+
+
+def _doubt_shortcuts(audit: Mapping[str, Any]) -> Iterator[Concern]:
+    """Say what the images may be teaching besides what they show."""
+    shortcuts = audit.get("shortcuts") or {}
+    fields = shortcuts.get("fields") or {}
+    told = [fields, *(fields.get("strongest") or [])]
+    looks = {one["view"] for one in shortcuts.get("pixels") or [] if one["above_chance"]}
+    # That a coarse look tells the classes is so of many findings that are no shortcut.
+    serious = any(one.get("above_chance") for one in told) or bool(looks - {"small"})
+    if serious or looks:
+        yield Concern(serious, shortcuts["verdict"])
+
+
+def _doubt_openings(openings: Sequence[Opening]) -> Iterator[Concern]:
+    number = max((one.number for one in openings), default=0)
+    if number > 1:
+        yield Concern(
+            True,
+            f"The held-out persons were looked at {number} times, so what was measured of them "
+            "after the first is no longer of persons whose answers nobody knew.",
+        )
+
+
 def _spell_findings(findings: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(
         f"{one['meaning']} ({one['count']:,}, with {one['images']:,} images)" for one in findings
@@ -195,7 +269,7 @@ def _doubt_persons(metrics: Mapping[str, Any]) -> Iterator[Concern]:
 
 
 def _doubt_headline(metrics: Mapping[str, Any]) -> Iterator[Concern]:
-    headline = metrics["metrics"][metrics["headline"]]
+    headline = metrics.get("headline_interval") or metrics["metrics"][metrics["headline"]]
     guess = metrics["baselines"]["majority_class"][metrics["headline"]]
     if headline["low"] is None:
         return

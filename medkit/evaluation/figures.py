@@ -1,4 +1,4 @@
-"""The figures of a page: points and histograms, drawn as SVG, and thumbnails as PNG.
+"""The figures of a page: curves, points and histograms, drawn as SVG.
 
 No text from files enters a figure: names of classes stand in the page around it, where they are
 escaped, and Matplotlib never meets a character that its font lacks.
@@ -6,7 +6,6 @@ escaped, and Matplotlib never meets a character that its font lacks.
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from medkit.evaluation.curves import ClassCurves, Curve, Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,105 +50,6 @@ _STYLE = {
     "ytick.labelcolor": _INK,
 }
 _MOST_POINTS = 400
-_MOST_PIXELS = 320
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A receiver operating characteristic: false positive against true positive rates."""
-
-    false_positive: Floats
-    true_positive: Floats
-
-
-@dataclass(frozen=True)
-class ClassCurves:
-    """The curve of one class on all predictions, and one of each fold."""
-
-    pooled: Curve
-    folds: tuple[Curve, ...]
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Predictions of nearly equal probability.
-
-    Attributes
-    ----------
-    low, high : float
-        Edges; the first bin includes its lower edge, every bin its upper one.
-    images : int
-    predicted, observed : float
-        Mean probability, and the share of images for which the event came true; NaN where there
-        is no image.
-    """
-
-    low: float
-    high: float
-    images: int
-    predicted: float
-    observed: float
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Bins of equal width, and the expected calibration error over them."""
-
-    bins: tuple[Bin, ...]
-    error: float
-
-
-def trace_roc(positive: npt.NDArray[np.bool_], scores: Floats) -> Curve | None:
-    """Compute the curve of one class against the rest; equal scores are one step.
-
-    Returns
-    -------
-    Curve or None
-        None where there are only positives or only negatives. Points on a straight line between
-        their neighbours are left out.
-    """
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives:
-        return None
-    order = np.argsort(-scores, kind="stable")
-    last_of_equal = np.append(np.diff(scores[order]) != 0, True)
-    true = np.cumsum(positive[order])[last_of_equal]
-    false = np.cumsum(~positive[order])[last_of_equal]
-    true, false = np.insert(true, 0, 0), np.insert(false, 0, 0)
-    keep = _find_corners(true, false)
-    return Curve(false[keep] / negatives, true[keep] / positives)
-
-
-def _find_corners(up: npt.NDArray[np.int64], right: npt.NDArray[np.int64]) -> Any:
-    rise, run = np.diff(up), np.diff(right)
-    return np.concatenate([[True], rise[:-1] * run[1:] != rise[1:] * run[:-1], [True]])
-
-
-def measure_reliability(
-    probabilities: Floats, came_true: npt.NDArray[np.bool_], bins: int = 10
-) -> Reliability:
-    """Compare stated probabilities with what happened.
-
-    The error is the expected calibration error of Naeini et al. (AAAI 2015): the mean over bins
-    of equal width of ``|predicted - observed|``, weighted by the number of images.
-
-    Parameters
-    ----------
-    probabilities : ndarray of float64, shape (n,)
-    came_true : ndarray of bool, shape (n,)
-    bins : int
-    """
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    place = np.clip(np.searchsorted(edges, probabilities, side="left") - 1, 0, bins - 1)
-    rows = []
-    for number in range(bins):
-        inside = place == number
-        images = int(inside.sum())
-        predicted = float(probabilities[inside].mean()) if images else float("nan")
-        observed = float(came_true[inside].mean()) if images else float("nan")
-        rows.append(Bin(edges[number], edges[number + 1], images, predicted, observed))
-    gaps = sum(row.images * abs(row.predicted - row.observed) for row in rows if row.images)
-    return Reliability(tuple(rows), float(gaps / max(len(probabilities), 1)))
 
 
 def draw_roc(curves: Sequence[ClassCurves], key: str, title: str) -> str:
@@ -170,23 +72,50 @@ def draw_roc(curves: Sequence[ClassCurves], key: str, title: str) -> str:
     def fill(figure: Figure) -> None:
         axes = figure.add_axes((0.13, 0.13, 0.84, 0.84))
         axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1, linestyle=(0, (4, 3)))
-        for number, of_class in enumerate(curves):
-            look = {
-                "color": _SERIES[number % COLOURS],
-                "linestyle": _DASHES[number // COLOURS % len(_DASHES)],
-            }
-            for fold in of_class.folds:
-                axes.plot(*_thin(fold), linewidth=0.7, alpha=0.35, **look)
-            axes.plot(*_thin(of_class.pooled), linewidth=2, **look)
+        _draw_classes(axes, curves)
         _frame(axes, "False positive rate (1 − specificity)", "True positive rate (sensitivity)")
 
     return _draw(fill, (4.6, 4.6), key, title)
 
 
+def draw_precision(
+    curves: Sequence[ClassCurves], prevalence: float | None, key: str, title: str
+) -> str:
+    """Draw precision over recall; a dashed line is the precision of guessing, where it is one.
+
+    The other parameters are those of `draw_roc`.
+    """
+
+    def fill(figure: Figure) -> None:
+        axes = figure.add_axes((0.13, 0.13, 0.84, 0.84))
+        if prevalence is not None:
+            axes.axhline(prevalence, color=_RULE, linewidth=1, linestyle=(0, (4, 3)))
+        _draw_classes(axes, curves)
+        _frame(axes, "Recall (sensitivity)", "Precision (positive predictive value)")
+
+    return _draw(fill, (4.6, 4.6), key, title)
+
+
+def _draw_classes(axes: Axes, curves: Sequence[ClassCurves]) -> None:
+    for number, of_class in enumerate(curves):
+        look = {
+            "color": _SERIES[number % COLOURS],
+            "linestyle": _DASHES[number // COLOURS % len(_DASHES)],
+        }
+        if of_class.band is not None:
+            band = of_class.band
+            axes.fill_between(
+                band.x, band.low, band.high, color=look["color"], alpha=0.2, linewidth=0
+            )
+        for fold in of_class.folds:
+            axes.plot(*_thin(fold), linewidth=0.7, alpha=0.35, **look)
+        axes.plot(*_thin(of_class.pooled), linewidth=2, **look)
+
+
 def _thin(curve: Curve) -> tuple[Floats, Floats]:
-    points = len(curve.true_positive)
+    points = len(curve.x)
     keep = np.linspace(0, points - 1, min(points, _MOST_POINTS)).round().astype(int)
-    return curve.false_positive[keep], curve.true_positive[keep]
+    return curve.x[keep], curve.y[keep]
 
 
 def draw_reliability(reliability: Reliability, key: str, title: str, observed: str) -> str:
@@ -199,15 +128,16 @@ def draw_reliability(reliability: Reliability, key: str, title: str, observed: s
     def fill(figure: Figure) -> None:
         axes = figure.add_axes((0.13, 0.32, 0.84, 0.65))
         axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1, linestyle=(0, (4, 3)))
+        if (band := reliability.band) is not None:
+            axes.vlines(band.x, band.low, band.high, color=_SERIES[0], linewidth=4, alpha=0.3)
         filled = [row for row in reliability.bins if row.images]
-        points = ([row.predicted for row in filled], [row.observed for row in filled])
-        axes.plot(*points, color=_SERIES[0], linewidth=1.2, alpha=0.6)
-        for row in filled:
+        xs, ys = (
+            np.array([getattr(row, name) for row in filled]) for name in ("predicted", "observed")
+        )
+        axes.plot(xs, ys, color=_SERIES[0], linewidth=1.2, alpha=0.6)
+        for row, x, y in zip(filled, xs, ys, strict=True):
             face = _SERIES[0] if row.images >= 10 else "none"
-            axes.plot(
-                row.predicted, row.observed, "o", markersize=6, color=_SERIES[0],
-                markerfacecolor=face,
-            )  # fmt: skip
+            axes.plot(x, y, "o", markersize=5, color=_SERIES[0], markerfacecolor=face)
         _frame(axes, "", observed)
         axes.tick_params(labelbottom=False)
         _draw_counts(figure, reliability)
@@ -226,6 +156,7 @@ def _draw_counts(figure: Figure, reliability: Reliability) -> None:
     )  # fmt: skip
     axes.set(xlim=(-0.02, 1.02), xlabel="Predicted probability", ylabel="Images")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
+    axes.yaxis.set_label_coords(-0.125, 0.5)  # in one place, however long the numbers are
 
 
 @dataclass(frozen=True)
@@ -331,35 +262,3 @@ def _embed(svg: str, key: str, title: str) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-
-
-def draw_thumbnail(codes: npt.NDArray[Any], box: Sequence[int] | None = None) -> str:
-    """Make a picture for the eye of one image's stored codes.
-
-    Grey is stretched between the 1st and the 99th percentile of the pixels inside ``box``; colour
-    keeps its values.
-
-    Parameters
-    ----------
-    codes : ndarray, shape (H, W) or (H, W, 3)
-    box : (left, top, right, bottom), optional
-        Where the image lies, in pixels.
-
-    Returns
-    -------
-    str
-        A ``data:`` URI of a PNG of 8 bits, at most 320 pixels wide and high.
-    """
-    import imagecodecs
-
-    step = -(-max(codes.shape[:2]) // _MOST_PIXELS)
-    seen = codes.astype(np.float64)
-    left, top, right, bottom = box if box is not None else (0, 0, *codes.shape[1::-1])
-    if codes.dtype == np.uint8 and codes.ndim == 3:
-        low, high = 0.0, 255.0
-    else:
-        low, high = np.nanpercentile(seen[top:bottom, left:right], (1, 99))
-    shown = (seen[::step, ::step] - low) / max(high - low, 1e-12)
-    bytes_ = np.nan_to_num(np.clip(shown, 0, 1) * 255).round().astype(np.uint8)
-    png = imagecodecs.png_encode(np.ascontiguousarray(bytes_), level=9)
-    return "data:image/png;base64," + base64.b64encode(png).decode()

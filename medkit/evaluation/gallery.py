@@ -20,7 +20,7 @@ from medkit.engine import Progress, silent
 from medkit.errors import UsageError
 from medkit.evaluation.distributions import describe_group
 from medkit.evaluation.inventory import count_parts, find_concerns, spell_value
-from medkit.evaluation.report import render
+from medkit.evaluation.pages import render
 from medkit.evaluation.sheets import (
     HIDDEN,
     Label,

@@ -1,7 +1,8 @@
-"""The worst mistakes of a run: those it was surest of, with pictures."""
+"""The images a run was surest of, wrong and right, with pictures and with what decided."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +10,21 @@ import numpy as np
 import pandas as pd
 
 from medkit.errors import ImageSetError
-from medkit.evaluation.figures import draw_thumbnail
+from medkit.evaluation.pictures import draw_picture, encode, lay_over, name_place
+from medkit.evaluation.saliency import Saliency
 
 if TYPE_CHECKING:
     from medkit.images.reader import Images
 
 _MOST = 12
+_MOST_RIGHT = 4
 _MOST_OF_A_PERSON = 2
+_BURNED_IN = "its header says that text is burned into it"
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """One image in a wrong class; its texts come from files: escape them.
+class Example:
+    """One image and what became of it; its texts come from files: escape them.
 
     Attributes
     ----------
@@ -34,9 +38,13 @@ class Mistake:
     path, frame, uid
         Where the image is from; ``uid`` is its SOPInstanceUID where it has one.
     picture : str or None
-        ``data:`` URI of a PNG.
+        ``data:`` URI.
     no_picture : str
         Why there is none.
+    overlay : str or None
+        The same picture, coloured by what speaks for the predicted class and against it.
+    place : str
+        Where it is that most speaks for it, in words; may be empty.
     """
 
     true: str
@@ -50,10 +58,26 @@ class Mistake:
     uid: str | None
     picture: str | None
     no_picture: str
+    overlay: str | None
+    place: str
 
 
-def find_mistakes(predictions: pd.DataFrame, images: Images | None, why: str) -> list[Mistake]:
-    """Return up to 12 images whose wrong class got the highest probability, two a person at most.
+@dataclass(frozen=True)
+class Examples:
+    """Images a report shows: the wrong ones it was surest of, and some right ones beside them."""
+
+    wrong: list[Example]
+    right: list[Example]
+    saliency: Saliency
+
+
+def find_examples(
+    predictions: pd.DataFrame,
+    images: Images | None,
+    why: str,
+    explain: Callable[[pd.DataFrame], Saliency],
+) -> Examples:
+    """Return up to 12 mistakes and 4 right answers with the highest probability, two a person.
 
     Parameters
     ----------
@@ -63,12 +87,40 @@ def find_mistakes(predictions: pd.DataFrame, images: Images | None, why: str) ->
         All images of the set, for the pictures.
     why : str
         Why ``images`` is None.
+    explain : callable
+        Takes the rows that will be shown with a picture.
     """
-    wrong = predictions[predictions["predicted"] != predictions["label"]]
-    wrong = wrong.assign(confidence=[_probability(row, row["predicted"]) for row in _rows(wrong)])
-    wrong = wrong.sort_values(["confidence", "image"], ascending=[False, True])
-    wrong = wrong[wrong.groupby("person").cumcount() < _MOST_OF_A_PERSON].head(_MOST)
-    return [_describe(row, images, why) for row in _rows(wrong)]
+    wrong, right = choose_examples(predictions)
+    shown = pd.concat([wrong, right])
+    if images is None:
+        saliency = Saliency(note=why)
+    else:
+        burned_in = images.table["BurnedInAnnotation"].iloc[shown["image"]] == "YES"
+        saliency = explain(shown[~burned_in.to_numpy(bool)])
+    wrongs, rights = (
+        [_describe(row, images, why, saliency) for row in _rows(part)] for part in (wrong, right)
+    )
+    return Examples(wrongs, rights, saliency)
+
+
+def choose_examples(predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of the mistakes, and of the right answers, that were the surest."""
+    confidence = np.zeros(len(predictions))
+    for name in predictions["predicted"].unique():
+        named = (predictions["predicted"] == name).to_numpy()
+        confidence[named] = predictions.loc[named, f"p:{name}"]
+    table = predictions.assign(confidence=confidence)
+    is_right = table["predicted"] == table["label"]
+    right = [_pick(part, 1) for _, part in table[is_right].groupby("label", sort=True)]
+    # The surest of each class, then the second surest of each.
+    nth = [part.assign(nth=range(len(part))) for part in right]
+    rights = pd.concat(nth).sort_values(["nth", "label"]).drop(columns="nth") if nth else table[:0]
+    return _pick(table[~is_right], _MOST_OF_A_PERSON), rights.head(_MOST_RIGHT)
+
+
+def _pick(table: pd.DataFrame, of_a_person: int) -> pd.DataFrame:
+    table = table.sort_values(["confidence", "image"], ascending=[False, True])
+    return table[table.groupby("person").cumcount() < of_a_person].head(_MOST)
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -79,12 +131,13 @@ def _probability(row: dict[str, Any], name: str) -> float:
     return float(row[f"p:{name}"])
 
 
-def _describe(row: dict[str, Any], images: Images | None, why: str) -> Mistake:
+def _describe(row: dict[str, Any], images: Images | None, why: str, saliency: Saliency) -> Example:
     source = {} if images is None else images.table.iloc[row["image"]].to_dict()
-    picture = None
+    picture = overlay = None
+    place = ""
     if images is not None:
-        picture, why = _draw(images, int(row["image"]), source)
-    return Mistake(
+        picture, overlay, place, why = _draw(images, int(row["image"]), source, saliency)
+    return Example(
         true=row["label"],
         predicted=row["predicted"],
         confidence=row["confidence"],
@@ -93,19 +146,29 @@ def _describe(row: dict[str, Any], images: Images | None, why: str) -> Mistake:
         person=row["person"],
         path=row["path"],
         frame=int(row["frame"]),
-        uid=source.get("SOPInstanceUID"),
+        uid=uid if isinstance(uid := source.get("SOPInstanceUID"), str) else None,
         picture=picture,
         no_picture=why,
+        overlay=overlay,
+        place=place,
     )
 
 
-def _draw(images: Images, image: int, source: dict[Any, Any]) -> tuple[str | None, str]:
+def _draw(
+    images: Images, image: int, source: dict[Any, Any], saliency: Saliency
+) -> tuple[str | None, str | None, str, str]:
+    """Return a picture, its overlay, where that is greatest, and why there is no picture."""
     # PS3.3 C.7.6.1.1: YES means that the pixels identify the patient.
     if source["BurnedInAnnotation"] == "YES":
-        return None, "its header says that text is burned into it"
+        return None, None, "", _BURNED_IN
     try:
         codes = images.codes(image)
     except ImageSetError as error:
-        return None, str(error)
-    bright = codes if source["slope"] >= 0 else -codes.astype(np.float64)
-    return draw_thumbnail(bright, source["pad_box"]), ""
+        return None, None, "", str(error)
+    picture = draw_picture(codes, source)
+    strengths, overlay, place = saliency.maps.get(image), None, ""
+    if strengths is not None:
+        size, box = codes.shape[:2], source["pad_box"]
+        overlay = encode(lay_over(picture, strengths, size, box), exact=False)
+        place = name_place(strengths, size, box)
+    return encode(picture), overlay, place, ""

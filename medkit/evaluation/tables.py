@@ -12,22 +12,53 @@ from medkit.evaluation.evidence import Evidence
 
 
 class Measure(NamedTuple):
-    """How a metric is shown: its title, in per cent or not, drawn on a scale from 0 to 1 or not."""
+    """How a metric is shown.
+
+    Attributes
+    ----------
+    title, short : str
+    as_share : bool
+        In per cent.
+    drawn : bool
+        On a scale from 0 to 1.
+    main : bool
+        In every table, and not only in that of all measures.
+    """
 
     title: str
     short: str
-    as_share: bool
-    drawn: bool
+    as_share: bool = False
+    drawn: bool = True
+    main: bool = False
 
 
 _MEASURES = {
-    "balanced_accuracy": Measure("Balanced accuracy", "Balanced accuracy", True, True),
-    "accuracy": Measure("Accuracy", "Accuracy", True, True),
-    "sensitivity": Measure("Sensitivity", "Sensitivity", True, True),
-    "specificity": Measure("Specificity", "Specificity", True, True),
-    "auc": Measure("Area under the ROC curve", "AUC", False, True),
-    "log_loss": Measure("Log loss (0 is best)", "Log loss", False, False),
-    "brier": Measure("Brier score (0 is best)", "Brier score", False, False),
+    "balanced_accuracy": Measure("Balanced accuracy", "Balanced accuracy", True, True, True),
+    "accuracy": Measure("Accuracy", "Accuracy", True, True, True),
+    "sensitivity": Measure("Sensitivity", "Sensitivity", True, True, True),
+    "specificity": Measure("Specificity", "Specificity", True, True, True),
+    "sensitivity_at_specificity": Measure(
+        "Sensitivity where specificity is 90\u202f%", "Sens. at spec. 90\u202f%", True
+    ),
+    "specificity_at_sensitivity": Measure(
+        "Specificity where sensitivity is 90\u202f%", "Spec. at sens. 90\u202f%", True
+    ),
+    "auc": Measure("Area under the ROC curve", "AUC", main=True),
+    "average_precision": Measure("Average precision", "Average precision"),
+    "f1": Measure("F1", "F1"),
+    "mcc": Measure("Matthews correlation", "MCC"),
+    "kappa": Measure("Cohen's kappa", "Kappa"),
+    "log_loss": Measure("Log loss (0 is best)", "Log loss", drawn=False, main=True),
+    "brier": Measure("Brier score (0 is best)", "Brier score", drawn=False, main=True),
+    "ece": Measure("Calibration error (0 is best)", "ECE", drawn=False),
+    "ece_classwise": Measure(
+        "Calibration error by class (0 is best)", "Classwise ECE", drawn=False
+    ),
+}
+# Of one class: with two, of the positive one.
+_OF_A_CLASS = {
+    *("sensitivity", "specificity", "sensitivity_at_specificity", "specificity_at_sensitivity"),
+    *("average_precision", "f1"),
 }
 
 
@@ -35,29 +66,98 @@ def arrange_number(evidence: Evidence, metrics: Mapping[str, Any]) -> dict[str, 
     """Return the headline and all measures, each beside its value for guessing."""
     measures = choose_measures(evidence)
     headline = metrics["headline"]
+    shown = metrics.get("headline_interval") or {
+        "shows": "persons",
+        "covers": metrics["interval"]["covers"],
+        **metrics["metrics"][headline],
+    }
     return {
         "title": measures[headline].title,
-        "headline": metrics["metrics"][headline],
+        "headline": shown,
+        "metric": headline,
         "guess": metrics["baselines"]["majority_class"][headline],
         "measures": measures,
+        "main": {name: one for name, one in measures.items() if one.main},
         "values": metrics["metrics"],
         "by_class": metrics["per_class"],
         "folds": metrics["folds"],
         "fold_values": [fold["metrics"][headline] for fold in metrics["folds"]],
+        "fold_names": evidence.run.get("fold_names") or {},
         "spread": _spread(measures, metrics["folds"]),
         "confusion": _share_rows(metrics["confusion"]),
         "looks": compare_looks(metrics),
+        "levels": _list_levels(metrics),
+        "subgroups": _list_subgroups(metrics),
+        "points": metrics.get("operating_points") or [],
+        **{
+            name: metrics.get(name)
+            for name in ("procedure", "permutation", "optimism", "aggregation")
+        },
         **{name: metrics[name] for name in ("images", "persons", "interval", "baselines", "notes")},
     }
 
 
 def choose_measures(evidence: Evidence) -> dict[str, Measure]:
-    """Return how each metric of a run is shown, in the order of the table."""
+    """Return how each metric that a run has is shown, in the order of the table."""
     two = len(evidence.classes) == 2
     of = f" for {evidence.positive}" if two else ", mean over classes"
+    known = (evidence.metrics or {}).get("metrics", _MEASURES)
     return {
-        name: measure._replace(title=measure.title + of * (name in ("sensitivity", "specificity")))
+        name: measure._replace(title=measure.title + of * (name in _OF_A_CLASS))
         for name, measure in _MEASURES.items()
+        if name in known
+    }
+
+
+def _list_levels(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the levels that add to that of images, and it; nothing where there is no other."""
+    levels = {name: one for name, one in (metrics.get("levels") or {}).items() if one}
+    return [{"name": name, **one} for name, one in levels.items()] if len(levels) > 1 else []
+
+
+def _list_subgroups(metrics: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return subgroups under what they are by."""
+    by: dict[str, list[Mapping[str, Any]]] = {}
+    for group in metrics.get("subgroups") or []:
+        by.setdefault(group["by"], []).append(group)
+    return by
+
+
+def count_of_hundred(evidence: Evidence, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each class how many of 100 of its images are recognised, with the interval."""
+    found = []
+    for name, one in metrics["per_class"].items():
+        entry = one["sensitivity"]
+        if entry["value"] is not None:
+            rounded = {part: _round(entry[part]) for part in ("value", "low", "high")}
+            found.append({"class": name, **rounded, "positive": name == evidence.positive})
+    return found
+
+
+def _round(share: float | None) -> int | None:
+    return None if share is None else round(100 * share)
+
+
+def describe_calibration(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what one temperature does, with what it was fitted on left out of the measure."""
+    if not calibration or not calibration.get("cross_fitted"):
+        return None
+    fitted = calibration["cross_fitted"]
+    titles = {
+        "log_loss": "Log loss",
+        "brier": "Brier score",
+        "ece": "Calibration error",
+        "ece_classwise": "Calibration error by class",
+    }
+    rows = [
+        (title, fitted["before"][name], fitted["after"][name])
+        for name, title in titles.items()
+        if name in fitted["before"]
+    ]
+    return {
+        "rows": rows,
+        "temperature": calibration["temperature"],
+        "note": calibration.get("note") or "",
     }
 
 
@@ -65,8 +165,9 @@ def _spread(
     measures: Mapping[str, Measure], folds: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, float | None]]:
     values = {
-        name: [fold["metrics"][name] for fold in folds if fold["metrics"][name] is not None]
-        for name in measures
+        name: [one for fold in folds if (one := fold["metrics"].get(name)) is not None]
+        for name, measure in measures.items()
+        if measure.main
     }
     return {
         "Lowest": {name: min(known, default=None) for name, known in values.items()},
@@ -111,7 +212,8 @@ def count_folds(folds: pd.DataFrame) -> dict[str, Any]:
     folds : DataFrame
         ``split_group, label, fold``, a row an image.
     """
-    parts = {f"Fold {number}": part for number, part in folds.groupby("fold")} | {"All": folds}
+    titled = {number: f"Fold {number}" if number >= 0 else "Held out" for number in folds["fold"]}
+    parts = {titled[number]: part for number, part in folds.groupby("fold")} | {"All": folds}
     return {
         "columns": list(parts),
         "rows": {

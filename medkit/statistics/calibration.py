@@ -7,18 +7,14 @@ makes predictions less sure; it changes no order of the classes of an image, so 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from medkit.statistics.metrics import SMALLEST_PROBABILITY, Floats, brier, log_loss
-
-Ints = npt.NDArray[np.integer[Any]]
+from medkit.statistics.metrics import SMALLEST_PROBABILITY, Floats, Ints, measure
 
 # Beyond these a temperature says only that the probabilities are of no use as such.
 LEAST, MOST = 0.05, 20.0
-BINS = 15  # as in the paper
 _STEPS = 200  # of bisection: more than there are digits in a double
 
 
@@ -107,26 +103,9 @@ def cross_fit(labels: Ints, probabilities: Floats, folds: Ints) -> tuple[Floats,
 
 
 def measure_calibration(labels: Ints, probabilities: Floats) -> dict[str, float]:
-    """Return log loss in nats, Brier score and expected calibration error."""
-    return {
-        "log_loss": float(log_loss(labels, probabilities)),
-        "brier": float(brier(labels, probabilities)),
-        "ece": float(expected_calibration_error(labels, probabilities)),
-    }
-
-
-def expected_calibration_error(labels: Ints, probabilities: Floats, bins: int = BINS) -> float:
-    """Return how far confidence and accuracy are apart, 0 to 1, over bins of confidence.
-
-    The confidence of an image is its largest probability. Bins are of equal width and closed at
-    their upper ends, each weighted by its images (Guo et al. 2017, equation 3). Of few images it
-    is too large even for perfect predictions: their log loss and Brier score say more.
-    """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    where = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps = np.bincount(where, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    """Return log loss in nats, Brier score, and both expected calibration errors."""
+    metrics = measure(labels, probabilities).metrics
+    return {name: float(metrics[name]) for name in ("log_loss", "brier", "ece", "ece_classwise")}
 
 
 def _find_logits(probabilities: Floats) -> Floats:

@@ -13,21 +13,38 @@ import numpy as np
 import numpy.typing as npt
 
 from medkit.errors import TrainingError
+from medkit.statistics.ranking import (
+    Ranking,
+    average_precision,
+    divide,
+    measure_area,
+    mirror,
+    rank,
+    sensitivity_at,
+    specificity_at,
+)
+from medkit.statistics.reliability import calibration_error
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.integer[Any]]
 
 # The resolution of float32, in which networks predict: a probability of exactly 0 then costs
 # 15.9 nats, and as much for a trainer that predicts in float64.
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
 
+# Of `sensitivity_at_specificity`, and the reverse.
+TARGET = 0.9
+
 NAMES = (
-    "accuracy",
-    "balanced_accuracy",
-    "auc",
-    "sensitivity",
-    "specificity",
-    "log_loss",
-    "brier",
+    *("accuracy", "balanced_accuracy", "auc", "average_precision", "sensitivity", "specificity"),
+    *("sensitivity_at_specificity", "specificity_at_sensitivity", "f1", "mcc", "kappa"),
+    *("log_loss", "brier", "ece", "ece_classwise"),
+)
+
+# Of one class against the others.
+OF_A_CLASS = (
+    *("sensitivity", "specificity", "ppv", "npv", "f1", "auc", "average_precision"),
+    *("sensitivity_at_specificity", "specificity_at_sensitivity", "ece_classwise"),
 )
 
 
@@ -39,7 +56,7 @@ class Measured(NamedTuple):
     metrics : dict of str to ndarray, shape () or (r,)
         A value for each of `NAMES`.
     by_class : dict of str to ndarray, shape (c,) or (r, c)
-        sensitivity, specificity and auc of each class against the others.
+        `OF_A_CLASS` of each class against the others, or of each label.
     """
 
     metrics: dict[str, Floats]
@@ -52,48 +69,120 @@ def measure(
     weights: npt.ArrayLike | None = None,
     *,
     positive: int = 1,
-    predicted: npt.NDArray[np.integer[Any]] | None = None,
+    predicted: Ints | None = None,
 ) -> Measured:
     """Return every metric.
 
     Parameters
     ----------
-    labels : array_like of int, shape (n,)
-        True classes, 0 to c - 1.
+    labels : array_like of int, shape (n,) or (n, c)
+        True classes, 0 to c - 1. Of several labels an image: 1 where it has one, 0 where it has
+        not, and less where that is not known, which leaves the image out for this label.
     probabilities : array_like, shape (n, c)
-        The class with the largest is the predicted one; the first of them where they tie.
+        The class with the largest is the predicted one; the first of them where they tie. A label
+        is predicted above 0.5.
     weights : array_like, shape (n,) or (r, n), optional
         1 by default.
     positive : int
-        Of two classes, the one that sensitivity, specificity and AUC are about. Of more classes
-        these three are means over the classes that occur in ``labels``, as balanced accuracy
-        always is.
+        Of two classes, the one that metrics of a class are about. Of more classes these are means
+        over the classes that occur in ``labels``, as balanced accuracy always is. Of several
+        labels every metric is the mean over those that some images have and others have not.
     predicted : ndarray of int, shape (n,), optional
         The predicted classes, where another rule than the largest probability decides.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    count = probabilities.shape[1]
     weights = _weights(weights, len(labels))
+    if labels.ndim == 2:
+        return _measure_labels(labels, probabilities, weights)
+    count = probabilities.shape[1]
     if predicted is None:
         predicted = probabilities.argmax(axis=1)
     confusion = confuse(labels, predicted, count, weights)
-    by_class = {
-        "sensitivity": sensitivity(confusion),
-        "specificity": specificity(confusion),
-        "auc": np.stack(
-            [auc(labels == c, probabilities[:, c], weights) for c in range(count)], axis=-1
-        ),
-    }
+    by_class = _measure_classes(labels, probabilities, weights, confusion)
     occur = np.bincount(labels, minlength=count) > 0
     chosen = np.arange(count) == positive if count == 2 else occur
     metrics = {
+        **{name: values[..., chosen].mean(axis=-1) for name, values in by_class.items()},
         "accuracy": accuracy(confusion),
         "balanced_accuracy": by_class["sensitivity"][..., occur].mean(axis=-1),
-        **{name: values[..., chosen].mean(axis=-1) for name, values in by_class.items()},
+        "mcc": matthews(confusion),
+        "kappa": kappa(confusion),
         "log_loss": log_loss(labels, probabilities, weights),
         "brier": brier(labels, probabilities, weights),
+        "ece": expected_calibration_error(labels, probabilities, weights),
     }
     return Measured({name: metrics[name] for name in NAMES}, by_class)
+
+
+def _measure_classes(
+    labels: Ints, probabilities: Floats, weights: Floats, confusion: Floats
+) -> dict[str, Floats]:
+    """Return `OF_A_CLASS`: of the confusion, of the ranking, and of the probabilities."""
+    right, given = _diagonal(confusion), confusion.sum(axis=-2)
+    had = confusion.sum(axis=-1)
+    others = confusion.sum(axis=(-2, -1))[..., None]
+    errors = [
+        calibration_error(stated, labels == c, weights) for c, stated in enumerate(probabilities.T)
+    ]
+    ranked = _rank_classes(labels, probabilities, weights)
+    found = {
+        "sensitivity": sensitivity(confusion),
+        "specificity": specificity(confusion),
+        "ppv": divide(right, given),
+        "npv": divide(others - had - given + right, others - given),
+        "f1": divide(2 * right, given + had),
+        **{name: np.stack([one[name] for one in ranked], axis=-1) for name in ranked[0]},
+        "ece_classwise": np.stack(errors, axis=-1),
+    }
+    return {name: found[name] for name in OF_A_CLASS}
+
+
+def _rank_classes(labels: Ints, probabilities: Floats, weights: Floats) -> list[dict[str, Floats]]:
+    """Return for each class what follows from how its probabilities order the images."""
+    count = probabilities.shape[1]
+    if count != 2:
+        ranked = (rank(labels == c, probabilities[:, c], weights) for c in range(count))
+        return [_measure_ranking(ranking) for ranking in ranked]
+    ranking = rank(labels == 1, probabilities[:, 1], weights)
+    second = _measure_ranking(ranking)
+    # What is found of one class is what is left alone of the other.
+    first = {
+        "auc": second["auc"],
+        "average_precision": average_precision(mirror(ranking)),
+        "sensitivity_at_specificity": second["specificity_at_sensitivity"],
+        "specificity_at_sensitivity": second["sensitivity_at_specificity"],
+    }
+    return [first, second]
+
+
+def _measure_ranking(ranking: Ranking) -> dict[str, Floats]:
+    return {
+        "auc": measure_area(ranking),
+        "average_precision": average_precision(ranking),
+        "sensitivity_at_specificity": sensitivity_at(ranking, TARGET),
+        "specificity_at_sensitivity": specificity_at(ranking, TARGET),
+    }
+
+
+def _measure_labels(labels: Ints, probabilities: Floats, weights: Floats) -> Measured:
+    """Return every metric of several labels, each of them a question of two classes."""
+    answers, mixed = [], []
+    for label, scores in zip(labels.T, probabilities.T, strict=True):
+        known = label >= 0
+        two = np.column_stack([1 - scores, scores])[known]
+        truth = label[known]
+        mixed.append(len(np.unique(truth)) == 2)
+        answers.append(measure(truth, two, weights[..., known]) if mixed[-1] else None)
+    nothing = np.full(weights.shape[:-1], np.nan)
+    by_class = {
+        name: np.stack([nothing if a is None else a.by_class[name][..., 1] for a in answers], -1)
+        for name in OF_A_CLASS
+    }
+    metrics = {
+        name: np.mean([a.metrics[name] for a in answers if a], axis=0) if any(mixed) else nothing
+        for name in NAMES
+    }
+    return Measured(metrics, by_class)
 
 
 def check_predictions(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> None:
@@ -104,12 +193,14 @@ def check_predictions(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any])
     TrainingError
         If shapes do not fit, a label is no column, or a probability is not in 0 to 1.
     """
-    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
+    expected = probabilities.shape[: labels.ndim]
+    if probabilities.ndim != 2 or labels.shape != expected or not len(labels):
         raise TrainingError(
             f"{len(labels)} labels need as many rows of probabilities, a column a class; "
-            f"the array has the shape {probabilities.shape}"
+            f"the array has the shape {probabilities.shape}, that of the labels {labels.shape}"
         )
-    if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+    most = 2 if labels.ndim == 2 else probabilities.shape[1]
+    if labels.max() >= most or (labels.ndim == 1 and labels.min() < 0):
         raise TrainingError(
             f"labels run from {labels.min()} to {labels.max()}, and there are "
             f"{probabilities.shape[1]} columns of probabilities"
@@ -123,10 +214,7 @@ def check_predictions(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any])
 
 
 def confuse(
-    labels: npt.NDArray[np.integer[Any]],
-    predicted: npt.NDArray[np.integer[Any]],
-    count: int,
-    weights: npt.ArrayLike | None = None,
+    labels: Ints, predicted: Ints, count: int, weights: npt.ArrayLike | None = None
 ) -> Floats:
     """Return the weight of each (true, predicted) pair, shape (c, c) or (r, c, c)."""
     weights = _weights(weights, len(labels))
@@ -141,12 +229,12 @@ def confuse(
 def accuracy(confusion: Floats) -> Floats:
     """Return the share of images that are predicted right."""
     right = np.trace(confusion, axis1=-2, axis2=-1)
-    return _ratio(right, confusion.sum(axis=(-2, -1)))
+    return divide(right, confusion.sum(axis=(-2, -1)))
 
 
 def sensitivity(confusion: Floats) -> Floats:
     """Return for each class the share of its images that are predicted as it."""
-    return _ratio(_diagonal(confusion), confusion.sum(axis=-1))
+    return divide(_diagonal(confusion), confusion.sum(axis=-1))
 
 
 def specificity(confusion: Floats) -> Floats:
@@ -154,7 +242,37 @@ def specificity(confusion: Floats) -> Floats:
     total = confusion.sum(axis=(-2, -1))[..., None]
     others = total - confusion.sum(axis=-1)
     wrongly = confusion.sum(axis=-2) - _diagonal(confusion)
-    return _ratio(others - wrongly, others)
+    return divide(others - wrongly, others)
+
+
+def matthews(confusion: Floats) -> Floats:
+    """Return the correlation of true and predicted classes, -1 to 1.
+
+    Of more than two classes it is R_K (Gorodkin, Comput. Biol. Chem. 28, 2004). Where all images
+    are of one class, or are predicted as one, it is 0, its limit (Chicco and Jurman, BMC Genomics
+    21, 2020).
+    """
+    total = confusion.sum(axis=(-2, -1))
+    had, given = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    right = np.trace(confusion, axis1=-2, axis2=-1)
+    shared = right * total - (had * given).sum(axis=-1)
+    spread = [np.maximum(total**2 - (one**2).sum(axis=-1), 0) for one in (had, given)]
+    scale = np.sqrt(spread[0]) * np.sqrt(spread[1])
+    # What is left of a spread of nothing is rounding.
+    some = scale > total**2 * np.finfo(np.float64).eps * 8
+    found: Floats = np.divide(shared, scale, out=np.zeros(np.shape(total)), where=some)
+    return np.where(total > 0, found, np.nan)
+
+
+def kappa(confusion: Floats) -> Floats:
+    """Return how much true and predicted classes agree beyond chance, 1 at most.
+
+    Without weights for how far classes are apart (Cohen, Educ. Psychol. Meas. 20, 1960).
+    """
+    total = confusion.sum(axis=(-2, -1))
+    chance = (confusion.sum(axis=-1) * confusion.sum(axis=-2)).sum(axis=-1)
+    right = np.trace(confusion, axis1=-2, axis2=-1)
+    return divide(right * total - chance, total**2 - chance)
 
 
 def auc(
@@ -162,28 +280,11 @@ def auc(
     scores: npt.NDArray[Any],
     weights: npt.ArrayLike | None = None,
 ) -> Floats:
-    """Return the area under the ROC curve: how often a true image scores above a false one.
-
-    A tie counts half, which is the trapezoidal area (Hanley and McNeil, Radiology 143, 1982).
-    """
-    weights = _weights(weights, len(truth))
-    false = np.flatnonzero(~truth)
-    false = false[np.argsort(scores[false], kind="stable")]
-    below, upto = (
-        np.searchsorted(scores[false], scores[truth], side) for side in ("left", "right")
-    )
-    passed = np.zeros((*weights.shape[:-1], len(false) + 1))
-    np.cumsum(weights[..., false], axis=-1, out=passed[..., 1:])
-    beaten = (passed[..., below] + passed[..., upto]) / 2
-    true = weights[..., truth]
-    return _ratio((true * beaten).sum(axis=-1), true.sum(axis=-1) * passed[..., -1])
+    """Return the area under the ROC curve; see `medkit.statistics.ranking.measure_area`."""
+    return measure_area(rank(truth, scores, _weights(weights, len(truth))))
 
 
-def log_loss(
-    labels: npt.NDArray[np.integer[Any]],
-    probabilities: npt.NDArray[Any],
-    weights: npt.ArrayLike | None = None,
-) -> Floats:
+def log_loss(labels: Ints, probabilities: Floats, weights: npt.ArrayLike | None = None) -> Floats:
     """Return the mean of -ln of the probability given to the true class, in nats.
 
     Probabilities below `SMALLEST_PROBABILITY` count as that; rows are not made to sum to 1.
@@ -192,11 +293,7 @@ def log_loss(
     return _mean(-np.log(np.maximum(given, SMALLEST_PROBABILITY)), weights)
 
 
-def brier(
-    labels: npt.NDArray[np.integer[Any]],
-    probabilities: npt.NDArray[Any],
-    weights: npt.ArrayLike | None = None,
-) -> Floats:
+def brier(labels: Ints, probabilities: Floats, weights: npt.ArrayLike | None = None) -> Floats:
     """Return the mean squared error of the probabilities.
 
     Of two classes it is that of one class's probability, 0 to 1; of more it is summed over the
@@ -207,22 +304,27 @@ def brier(
     return _mean((error**2).sum(axis=1) / (2 if count == 2 else 1), weights)
 
 
+def expected_calibration_error(
+    labels: Ints, probabilities: Floats, weights: npt.ArrayLike | None = None
+) -> Floats:
+    """Return how far the probability of the predicted class is from how often it is right.
+
+    See `medkit.statistics.reliability`.
+    """
+    right = probabilities.argmax(axis=1) == labels
+    weights = _weights(weights, len(labels))
+    return calibration_error(probabilities.max(axis=1), right, weights)
+
+
 def _weights(weights: npt.ArrayLike | None, count: int) -> Floats:
     return np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
 
 
 def _mean(values: Floats, weights: npt.ArrayLike | None) -> Floats:
     weights = _weights(weights, len(values))
-    return _ratio(weights @ values, weights.sum(axis=-1))
+    return divide(weights @ values, weights.sum(axis=-1))
 
 
 def _diagonal(confusion: Floats) -> Floats:
     diagonal: Floats = np.diagonal(confusion, axis1=-2, axis2=-1)
     return diagonal
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    """Divide; NaN where the whole is nothing."""
-    part, whole = np.asarray(part), np.asarray(whole)
-    ratio: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-    return ratio

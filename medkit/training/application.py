@@ -28,13 +28,13 @@ from medkit.images.imageset import ImageSet
 from medkit.images.soundness import check_set
 from medkit.plugins import find_trainer
 from medkit.statistics.calibration import measure_calibration
-from medkit.statistics.intervals import summarise
 from medkit.training.child import Event, follow_child
-from medkit.training.decision import Decision, Floats, Ints
+from medkit.training.decision import Decision, Floats
 from medkit.training.domain import RANGE, Verdict, find_domain, judge
 from medkit.training.environment import Environment
 from medkit.training.intake import REFUSED
 from medkit.training.job import Job, fold_folder
+from medkit.training.measurement import measure
 from medkit.training.record import find_earlier, hash_identity, tell_time
 from medkit.training.result import (
     check_seal,
@@ -346,24 +346,14 @@ def _write_results(order: Order, table: pd.DataFrame, raw: Floats, folder: Path)
         described = described.sort_values(["path", "frame", "tile"], ignore_index=True)
     write_table(folder / "predictions.parquet", described)
     if "label" in table:
-        write_json(folder / "metrics.json", _measure(order, table, raw, calibrated, predicted))
+        write_json(folder / "metrics.json", _measure(order, table, raw, calibrated))
 
 
-def _measure(
-    order: Order, table: pd.DataFrame, raw: Floats, calibrated: Floats, predicted: Ints
-) -> dict[str, Any]:
+def _measure(order: Order, table: pd.DataFrame, raw: Floats, calibrated: Floats) -> dict[str, Any]:
     run, decision = order.run, order.decision
     labels = np.searchsorted(run["classes"], table["label"].to_numpy(str))
-    metrics = summarise(
-        labels,
-        calibrated,
-        table["split_group"].to_numpy(str),
-        np.zeros(len(table), dtype=np.int64),
-        run["classes"],
-        seed=run["seed"],
-        positive=run["positive"],
-        predicted=predicted,
-    )
+    threshold = decision.point.threshold if decision.point else None
+    metrics = measure(table, calibrated, run, threshold=threshold)
     calibration = {
         "temperature": decision.temperature,
         "before": measure_calibration(labels, raw),

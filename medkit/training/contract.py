@@ -29,9 +29,13 @@ FACTS = frozenset({"epoch", "epochs", "loss", "validation_loss", "images_per_sec
 class Model(Protocol):
     """What a trainer returns.
 
-    Two members are optional, and together make it possible to export the model: ``network``, a
+    Some members are optional. Two together make it possible to export the model: ``network``, a
     ``keras.Model`` in float32 from pixels (n, H, W, C) to probabilities (n, classes), and
-    ``view``, the keywords of ``images.with_view`` for these pixels.
+    ``view``, the keywords of ``images.with_view`` for these pixels. With them a report also checks
+    its maps against a model that has learned nothing, and draws exact ones where the network ends
+    in a dense layer on averaged maps. Of other models ``explain(images)`` is asked for maps
+    (n, H, W), over the whole of each image: above 0 what speaks for the class that is predicted,
+    below 0 what speaks against it. Where there is no such member, the host covers parts of them.
     """
 
     def predict_proba(self, images: Images) -> npt.NDArray[np.floating[Any]]:

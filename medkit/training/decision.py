@@ -23,7 +23,7 @@ from medkit.statistics.calibration import (
     fit_temperature,
     measure_calibration,
 )
-from medkit.statistics.intervals import choose_positive
+from medkit.statistics.outcomes import choose_positive
 from medkit.statistics.thresholds import ARGMAX, OperatingPoint, check_rule, choose_point
 from medkit.workspace import read_json, write_json
 

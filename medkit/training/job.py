@@ -34,8 +34,8 @@ class Job:
     Attributes
     ----------
     task : str
-        ``"fit"`` folds, compute ``"features"`` only, ``"predict"`` with finished models, or
-        ``"export"`` them.
+        ``"fit"`` folds, compute ``"features"`` only, and with finished models ``"predict"``,
+        ``"explain"`` what they predict, or ``"export"`` them.
     plugin, distribution, version : str
         The trainer.
     params : dict
@@ -49,7 +49,7 @@ class Job:
     environment : dict
         Device, threads, backend and versions, from `Environment.describe`.
     models : list of str
-        Folders of finished folds, to predict with or to export.
+        Folders of finished folds, to predict with, to explain or to export.
     """
 
     task: str

@@ -1,7 +1,8 @@
 """A finished run on other images, model and threshold locked.
 
-`evaluate` measures it on a set with labels, `predict` predicts a set, and `predict_paths` files
-and folders that no catalog knows yet. What each leaves is listed in `application`.
+`evaluate` measures it on a set with labels, `open_held_out` on what its folds held out, `predict`
+predicts a set, and `predict_paths` files and folders that no catalog knows yet. What each leaves
+is listed in `application`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 import pandas as pd
 
 from medkit.catalog.store import Catalog
-from medkit.cohort.folds import join_labels
+from medkit.cohort.folds import Folds
+from medkit.cohort.joining import join_labels
+from medkit.cohort.openings import Opening, record_opening
 from medkit.engine import Progress, silent
-from medkit.errors import CohortError
+from medkit.errors import CohortError, ImageSetError, UsageError
 from medkit.images.imageset import ImageSet
 from medkit.statistics.thresholds import ARGMAX
 from medkit.training.application import Applied as Applied  # what is returned is part of the face
@@ -24,7 +27,7 @@ from medkit.training.decision import make_decision
 from medkit.training.domain import open_catalog
 from medkit.training.environment import choose_environment
 from medkit.training.intake import REFUSED, find_places, spell_places, take_in
-from medkit.workspace import Workspace, hash_json
+from medkit.workspace import Workspace, check_name, hash_json
 
 _NONE_REFUSED = pd.DataFrame(columns=REFUSED).astype({"frame": "Int64"})
 
@@ -75,7 +78,8 @@ def evaluate(
     UsageError
         If the run is not finished, or the name belongs to another evaluation.
     CohortError
-        If the run was trained on persons or pictures of this set, or none of it can be measured.
+        If the run was trained on persons or pictures of this set or holds some of it out, or none
+        of it can be measured.
     ImageSetError
         If a byte of the set is not as it was written.
     TrainingError
@@ -91,6 +95,7 @@ def evaluate(
             f"({overlap['images']} of {len(table)} images), so a number on them would flatter; "
             "evaluate it on other persons, or use --allow-overlap, which is recorded"
         )
+    _refuse_held_out(workspace, run, table)
     facts: dict[str, Any] = {"label": label, "dropped": dropped, "command": list(command)}
     order = Order(
         workspace,
@@ -102,6 +107,125 @@ def evaluate(
     )
     material = Material(image_set, _locate(table), catalog, _NONE_REFUSED, dropped, overlap)
     return apply(order, name, lambda _: material, progress)
+
+
+def open_held_out(
+    workspace: Workspace,
+    run_names: Sequence[str],
+    *,
+    threshold: str = ARGMAX,
+    again: bool = False,
+    outside_domain: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    command: Sequence[str] = (),
+    progress: Progress = silent,
+) -> tuple[Opening, list[Applied]]:
+    """Measure finished runs on what their folds held out: once, and written down before.
+
+    Parameters
+    ----------
+    run_names : sequence of str
+        Runs that hold out the same images; all of them are one opening.
+    again : bool
+        Open it although persons of it were looked at before; recorded.
+
+    The others are those of `evaluate`.
+
+    Raises
+    ------
+    UsageError
+        If a run holds nothing out, the runs do not hold out the same, or it was opened before;
+        also as `evaluate`.
+    WorkspaceError
+        If the ledger is not what was written.
+    ImageSetError, TrainingError
+        As `evaluate`; an opening that ended so goes on when the same is asked again.
+    """
+    runs = [open_run(workspace, name) for name in run_names]
+    folds = _load_held_out(workspace, runs)
+    image_set, table = _take_held_out(workspace, folds)
+    environment = choose_environment(device, threads)
+    facts = {"label": folds.label, "dropped": {}, "command": list(command)}
+    facts |= _describe_set(image_set, table) | {"on": "held-out", "held_out": folds.held_out_id}
+    orders = [
+        Order(
+            workspace,
+            run,
+            environment,
+            make_decision(workspace.run(run["name"]), run, threshold),
+            outside_domain,
+            facts,
+        )
+        for run in runs
+    ]
+    opening = record_opening(workspace, _describe_opening(folds, orders, command), again=again)
+    catalog = open_catalog(workspace.catalog)
+
+    def measure(order: Order) -> Applied:
+        overlap = _count_overlap(order.folder, table)
+        material = Material(image_set, table, catalog, _NONE_REFUSED, {}, overlap)
+        return apply(order, None, lambda _: material, progress)
+
+    return opening, [measure(order) for order in orders]
+
+
+def _take_held_out(workspace: Workspace, folds: Folds) -> tuple[ImageSet, pd.DataFrame]:
+    """Return the set and its rows that folds hold out, with their labels."""
+    image_set = ImageSet.open(workspace.set(folds.set_name))
+    if image_set.id != folds.set_id:
+        raise ImageSetError(
+            f"the set {folds.set_name!r} was made anew, or has grown, since images of it were "
+            "held out; bring back the set as it was"
+        )
+    chosen = folds.held_out[["image", "label"]]
+    return image_set, _locate(image_set.table.merge(chosen, on="image", validate="1:1"))
+
+
+def _load_held_out(workspace: Workspace, runs: Sequence[Mapping[str, Any]]) -> Folds:
+    """Return the folds of runs that all hold out the same images."""
+    for run in runs:
+        if not run.get("held_out"):
+            raise UsageError(
+                f"the run {run['name']!r} holds nothing out; 'medkit train' does with --hold-out "
+                "0.2, or with folds that name what is for test"
+            )
+    if len({run["held_out"]["id"] for run in runs}) > 1:
+        found = ", ".join(f"{run['name']} {run['held_out']['id']}" for run in runs)
+        raise UsageError(f"these runs do not hold out the same images: {found}; open them apart")
+    return Folds.load(workspace.folds / f"{check_name(runs[0]['folds_key'])}.parquet")
+
+
+def _describe_opening(folds: Folds, orders: Sequence[Order], command: Sequence[str]) -> Opening:
+    return Opening(
+        held_out=folds.held_out_id,
+        set_name=folds.set_name,
+        set_id=folds.set_id,
+        label=folds.label,
+        folds_key=folds.key,
+        images=len(folds.held_out),
+        persons=tuple(sorted(folds.held_out["split_group"].unique())),
+        runs=tuple(
+            {"run": order.run["name"], "models": order.describe()["models"]} for order in orders
+        ),
+        rule=orders[0].decision.rule,
+        outside=orders[0].outside,
+        command=tuple(command),
+    )
+
+
+def _refuse_held_out(workspace: Workspace, run: Mapping[str, Any], images: pd.DataFrame) -> None:
+    """Raise if images are of persons whom a run holds out: a look at them is written down."""
+    if not run.get("held_out"):
+        return
+    persons = _load_held_out(workspace, [run]).held_out["split_group"]
+    seen = images["split_group"].isin(persons) | images["person"].isin(persons)
+    if seen.any():
+        raise CohortError(
+            f"the run {run['name']!r} holds out {images.loc[seen, 'split_group'].nunique()} of "
+            f"these persons ({seen.sum()} images); 'medkit open {run['name']}' measures it on "
+            "whom it holds out, once"
+        )
 
 
 def predict(

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medkit.cohort.split import list_lacking
 from medkit.errors import UsageError
 from medkit.training.course import wait
 from medkit.workspace import Workspace, dump_json, hash_json, read_json
@@ -88,6 +89,8 @@ def describe_task(prepared: Prepared, share: float, positive: str | None) -> dic
         "positive": positive,
         "folds_key": folds.key,
         "k": folds.k,
+        "fold_names": folds.names,
+        "held_out": folds.describe_held_out(),
         "seed": folds.seed,
         "validation_share": share,
         "dropped": prepared.cohort.dropped,
@@ -95,7 +98,8 @@ def describe_task(prepared: Prepared, share: float, positive: str | None) -> dic
         "warnings": [
             f"class {name} was set aside: it has {persons} persons"
             for name, persons in prepared.cohort.small_classes.items()
-        ],
+        ]
+        + list_lacking(folds.table, folds.names),
         "folds": [wait(fold) for fold in range(folds.k)],
     }
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,60 @@ def summarise_looks(looks: list[dict[str, Any]]) -> dict[str, Any]:
         "best": max((look["value"] for look in looks), default=None),
         "chosen": chosen[-1] if chosen else None,
     }
+
+
+def describe_optimism(
+    looks: Sequence[Mapping[str, Any]], folds: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Set what was seen of validation parts beside what the test parts then said.
+
+    What a look saw is the trainer's choice, higher is better. Nothing above 0 is taken for minus
+    the log loss, anything else for the balanced accuracy.
+
+    Parameters
+    ----------
+    looks : sequence of mapping
+        By fold, as `summarise_looks` gives them, and the fold's number.
+    folds : sequence of mapping
+        As of ``metrics.json``.
+
+    Returns
+    -------
+    dict or None
+        Looks that were taken in all; means over folds of the best value seen, of that of the
+        weights that were kept, and of the test part by these; best less test; and the same of each
+        fold. None where nothing was looked at.
+    """
+    taken = [look for look in looks if look["number"]]
+    if not taken:
+        return None
+    negative = all(look["best"] <= 0 for look in taken)
+    metric, sign = ("log_loss", -1) if negative else ("balanced_accuracy", 1)
+    tests = {fold["fold"]: fold["metrics"][metric] for fold in folds}
+    rows = [
+        {
+            "fold": look["fold"],
+            "looks": look["number"],
+            "best": look["best"],
+            "chosen": look["chosen"],
+            "test": None if (test := tests[look["fold"]]) is None else sign * test,
+        }
+        for look in taken
+    ]
+    means = {name: _average(row[name] for row in rows) for name in ("best", "chosen", "test")}
+    best, test = means["best"], means["test"]
+    return {
+        "looks": sum(look["number"] for look in taken),
+        "metric": "minus log_loss" if negative else metric,
+        **means,
+        "optimism": None if best is None or test is None else best - test,
+        "folds": rows,
+    }
+
+
+def _average(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _before(looks: list[dict[str, Any]], epoch: int) -> list[dict[str, Any]]:

@@ -22,22 +22,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medkit.cohort.folds import cut_validation
 from medkit.cohort.leaks import check_leaks
-from medkit.cohort.preparation import Prepared, prepare_folds
+from medkit.cohort.preparation import MADE, Prepared, prepare_folds
+from medkit.cohort.split import Split
 from medkit.engine import Progress, silent
 from medkit.errors import MedkitError, TrainingError, UsageError
 from medkit.images.soundness import check_set
 from medkit.plugins import find_trainer, load_trainer
-from medkit.statistics.intervals import choose_positive, summarise
+from medkit.statistics.aggregation import check_rule
+from medkit.statistics.outcomes import choose_positive
 from medkit.training.child import Event
 from medkit.training.course import Course, Watcher, wait
 from medkit.training.decision import calibrate_run
 from medkit.training.domain import write_domain
 from medkit.training.environment import Environment, describe_cards
 from medkit.training.head import is_linear, list_notes, solve_folds
-from medkit.training.job import Job, derive_seed, fold_folder, write_parts
+from medkit.training.job import Job, derive_seed, fold_folder
+from medkit.training.measurement import COLUMNS, measure
 from medkit.training.params import parse_options, restore_params
+from medkit.training.partition import Labelled
 from medkit.training.record import (
     describe_task,
     describe_trainer,
@@ -45,7 +48,9 @@ from medkit.training.record import (
     hash_identity,
     read_run,
 )
+from medkit.training.refits import check_repeats, refit, tell_cost
 from medkit.training.result import (
+    describe_optimism,
     describe_predictions,
     is_sealed,
     read_looks,
@@ -54,6 +59,7 @@ from medkit.training.result import (
     write_table,
 )
 from medkit.training.scheduling import Place, compute_features, fit_folds, open_place
+from medkit.training.sides import check_mirroring
 from medkit.training.tracking import check_logs, track
 from medkit.workspace import Workspace, read_json, write_json
 
@@ -65,15 +71,15 @@ _TRACES = ["image", "person", "split_group", "source_sha256", "pixels_sha256", "
 
 # Arguments that stand in a record under their own names.
 _ASKED = (
-    *("label", "seed", "classes", "positive", "validation_share"),
+    *("label", "seed", "classes", "positive", "validation_share", "aggregate", "refits"),
     *("device", "threads", "backend"),
 )
 
 # What must be equal for a run to be gone on with.
 _IDENTITY = (
     *("plugin", "distribution", "version", "params", "set", "set_id", "label", "classes"),
-    *("positive", "folds_key", "k", "seed", "validation_share", "device", "threads", "backend"),
-    "versions",
+    *("positive", "folds_key", "k", "seed", "validation_share", "aggregate", "refits"),
+    *("device", "threads", "backend", "versions"),
 )
 
 
@@ -116,8 +122,11 @@ def train(
     seed: int = 0,
     min_persons: int | None = None,
     classes: Sequence[str] | None = None,
+    split: Split = MADE,
     positive: str | None = None,
     validation_share: float = 0.15,
+    aggregate: str = "mean",
+    refits: int = 0,
     name: str | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -146,10 +155,18 @@ def train(
         How many, and what everything random follows from.
     min_persons, classes
         Passed to `medkit.cohort`: which classes take part.
+    split : Split
+        What is held out, what else is even, and folds that were given.
     positive : str, optional
         Of two classes the one that sensitivity is about; by default the second in sorted order.
     validation_share : float
         Of the persons of each training part, to choose by; the host's linear head needs none.
+    aggregate : str
+        How predictions of several images become one of a series, a study or a person: one of
+        `medkit.statistics.aggregation.RULES`.
+    refits : int
+        Divisions into folds whose pairs are left out, for the procedure's own interval
+        (`medkit.training.refits`); without any it is estimated from the number of folds.
     name : str, optional
         Of the run; made from the arguments by default.
     device, threads, backend
@@ -189,16 +206,23 @@ def train(
     check_logs(logs)
     with open_place(engine, child_per_fold) as place:
         environment = place.choose(device, threads, backend)
-        prepared = prepare_folds(workspace, set_name, label, folds, seed, min_persons, classes)
+        chosen = (min_persons, classes, split)
+        prepared = prepare_folds(workspace, set_name, label, folds, seed, *chosen, progress)
         check_leaks(prepared.leaks, allow_leaks)
         choose_positive(prepared.folds.classes, positive)
+        check_rule(aggregate, prepared.folds.classes)
+        check_repeats(refits, prepared.folds.k)
         share = 0.0 if is_linear(trainer) else validation_share
         record = {
             **describe_task(prepared, share, positive),
+            "split": split.describe(),
             **describe_trainer(entry, params, environment),
+            "aggregate": aggregate,
+            "refits": refits,
             "command": list(command),
         }
         record["warnings"] += [environment.note] if environment.note else []
+        record["warnings"] += check_mirroring(params, prepared.image_set, workspace)
         record["name"] = name or _make_name(record)
         folder = workspace.run(record["name"])
         course = Course(folder, _resume(folder, record), progress, [watch] if watch else [])
@@ -240,9 +264,10 @@ def resume(workspace: Workspace, name: str, **how: Any) -> Finished:
         record["plugin"],
         params=restore_params(load_trainer(record["plugin"]).Params, record["params"]),
         folds=record["k"],
+        split=Split(**record.get("split", {})),
         allow_leaks=not record["leaks"]["ok"],
         name=name,
-        **{key: record[key] for key in _ASKED},
+        **{key: record[key] for key in _ASKED if key in record},
         **how,
     )
 
@@ -258,7 +283,7 @@ def _follow(course: Course, trainer: Any, prepared: Prepared, place: Place) -> N
         elif left:
             compute_features(course, place, len(prepared.folds.table))
             solve_folds(course, course.record["threads"], place.engine)
-        _conclude(course, prepared)
+        _conclude(course, trainer, prepared, place)
         if is_linear(trainer):
             course.record["warnings"] += list_notes(course)
     except MedkitError:
@@ -276,8 +301,12 @@ def _describe_begin(course: Course, environment: Environment) -> Event:
         "folds": course.record["k"],
         "settled": course.record["k"] - len(course.list_left()),
         "where": describe_cards(environment.gpus) or processors,
-        "note": environment.note,
+        "note": "; ".join(filter(None, (environment.note, _tell_refits(course)))),
     }
+
+
+def _tell_refits(course: Course) -> str:
+    return tell_cost(course.record["k"], course.record["refits"])
 
 
 def _check_task(trainer: Any, plugin: str) -> None:
@@ -330,26 +359,14 @@ def _write_inputs(
 
 def _write_parts(course: Course, folds: Folds) -> None:
     """Write what each fold that is left trains on, chooses by and is tested on."""
-    table = folds.table.sort_values("image")
-    images, groups = table["image"].to_numpy(np.int64), table["split_group"].to_numpy(str)
-    labels = np.searchsorted(folds.classes, table["label"].to_numpy(str)).astype(np.int64)
-    numbers = table["fold"].to_numpy()
+    labelled = Labelled.read(folds)
     for fold in course.list_left():
-        rest = np.flatnonzero(numbers != fold)
-        held = np.zeros(len(rest), dtype=bool)
-        if share := course.record["validation_share"]:
-            seed = derive_seed(folds.seed, "validation", fold)
-            held = cut_validation(groups[rest], labels[rest], share, seed)
-        parts = {
-            part: {"images": images[rows], "labels": labels[rows], "persons": groups[rows]}
-            for part, rows in (("train", rest[~held]), ("validation", rest[held]))
-        }
-        # Of the test part no label leaves the host.
-        parts["test"] = {"images": images[numbers == fold]}
-        write_parts(fold_folder(course.folder, fold), parts)
+        seed = derive_seed(folds.seed, "validation", fold)
+        share = course.record["validation_share"]
+        labelled.write(fold_folder(course.folder, fold), labelled.folds == fold, share, seed)
 
 
-def _conclude(course: Course, prepared: Prepared) -> None:
+def _conclude(course: Course, trainer: Any, prepared: Prepared, place: Place) -> None:
     """Gather the folds into predictions and metrics.
 
     Raises
@@ -366,7 +383,7 @@ def _conclude(course: Course, prepared: Prepared) -> None:
         )
     classes = course.record["classes"]
     table = prepared.folds.table.sort_values("image").merge(
-        prepared.image_set.table[["image", "file", "path", "frame"]], on="image"
+        prepared.image_set.table[["image", "file", "path", "frame", *COLUMNS]], on="image"
     )
     folds, positive = table["fold"].to_numpy(), course.record["positive"]
     labels = np.searchsorted(classes, table["label"].to_numpy(str))
@@ -379,16 +396,11 @@ def _conclude(course: Course, prepared: Prepared) -> None:
     calibrate_run(course.folder, labels, probabilities, folds, classes, positive)
     numbers = table["image"].to_numpy(np.int64)
     write_domain(course.folder, Workspace(course.folder.parents[1]), prepared.image_set, numbers)
-    metrics = summarise(
-        labels,
-        probabilities,
-        table["split_group"].to_numpy(str),
-        folds,
-        classes,
-        seed=course.record["seed"],
-        positive=positive,
-    )
-    write_json(course.folder / "metrics.json", {**metrics, "looks": _count_looks(course)})
+    refits = refit(course, trainer, prepared, place, probabilities)
+    metrics = measure(table, probabilities, course.record, refits=refits)
+    looks = _count_looks(course)
+    optimism = describe_optimism(looks, metrics["folds"])
+    write_json(course.folder / "metrics.json", {**metrics, "looks": looks, "optimism": optimism})
     course.record["status"] = "done"
 
 

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,6 +250,30 @@ def _export(bench: _Bench, numbers: Rows, models: list[int]) -> None:
     write_joined(bench.folder, bench.make_trainer(), loaded, spec, images, threads)
 
 
+def _explain(bench: _Bench, numbers: Rows, models: list[int]) -> None:
+    """Find by which parts of some images finished models decided; see `explanation`."""
+    from medkit.training.explanation import Subject, read_order, write_maps
+
+    trainer, images = bench.make_trainer(), _open_set(bench, numbers)
+    spec, compute = read_spec(trainer), _prepare_extraction(bench, trainer)
+
+    def extract(some: Images) -> Any:
+        return compute(some.with_view(**(spec or {}).get("view", {})))
+
+    for number in models:
+        mine, targets = read_order(bench.folder, number)
+        subject = Subject(
+            trainer,
+            partial(_load_model, bench, number, spec),
+            None if spec is None else extract,
+            images.take(mine),
+            targets,
+            bench.job.seed,
+        )
+        write_maps(bench.folder, number, subject)
+        bench.host.send("finished", fold=number)
+
+
 def _write_predictions(path: Path, model: Any, images: Images) -> None:
     np.save(path, np.asarray(model.predict_proba(images)), allow_pickle=False)
 
@@ -322,6 +347,7 @@ _TASKS: dict[str, Callable[[_Bench, Rows, list[int]], None]] = {
     "features": _compute_features,
     "predict": _predict,
     "export": _export,
+    "explain": _explain,
 }
 
 if __name__ == "__main__":

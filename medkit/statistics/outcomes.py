@@ -1,0 +1,223 @@
+"""Predictions beside the truth: what every number of `metrics.json` is computed from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medkit.errors import UsageError
+from medkit.statistics.intervals import Draws, draw, find_interval
+from medkit.statistics.metrics import Floats, Ints, Measured, measure
+
+Entry = dict[str, float | None]
+Rows = npt.NDArray[np.intp]
+
+_UNDEFINED = "not defined, as a class that it needs has no image, or was predicted for none"
+
+
+class Notes:
+    """Reasons, each with what it is about."""
+
+    def __init__(self) -> None:
+        self._subjects: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, reason: str, subject: str) -> None:
+        """Keep a reason, and one more thing that it is about."""
+        if subject not in self._subjects[reason]:
+            self._subjects[reason].append(subject)
+
+    def sentences(self) -> list[str]:
+        """Return a sentence a reason."""
+        return [f"{', '.join(about)}: {reason}" for reason, about in self._subjects.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Predictions of images, or of larger units, and what is true of them.
+
+    Attributes
+    ----------
+    labels : ndarray of int, shape (n,) or (n, c)
+        As `medkit.statistics.metrics.measure` takes them.
+    probabilities : ndarray, shape (n, c)
+        Columns in the order of ``classes``.
+    persons : ndarray, shape (n,)
+        Whose they are: an interval draws persons.
+    classes : sequence of str
+        Names.
+    positive : int
+        Of two classes, the one that metrics of a class are about.
+    threshold : ndarray, shape (n,), or None
+        From where on the positive class is predicted, of two classes. By default the class of the
+        largest probability is.
+    """
+
+    labels: Ints
+    probabilities: Floats
+    persons: npt.NDArray[Any]
+    classes: Sequence[str]
+    positive: int = 1
+    threshold: Floats | None = None
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether each column is a question of its own."""
+        return self.labels.ndim == 2
+
+    @property
+    def people(self) -> int:
+        """How many persons there are."""
+        return len(np.unique(self.persons))
+
+    def decide(self) -> Ints:
+        """Return the predicted class of each, shape (n,); of several labels 0 or 1, (n, c)."""
+        if self.multilabel:
+            return (self.probabilities > 0.5).astype(np.int64)
+        if self.threshold is None:
+            return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+        passed = self.probabilities[:, self.positive] >= self.threshold
+        return np.where(passed, self.positive, 1 - self.positive)
+
+    def take(self, rows: npt.NDArray[Any]) -> Outcomes:
+        """Return some of them."""
+        return replace(
+            self,
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            persons=self.persons[rows],
+            threshold=None if self.threshold is None else self.threshold[rows],
+        )
+
+    def measure(self, weights: Floats | None = None) -> Measured:
+        """Return every metric, of one row of weights or of many."""
+        return measure(
+            self.labels,
+            self.probabilities,
+            weights,
+            positive=self.positive,
+            predicted=None if self.threshold is None else self.decide(),
+        )
+
+    def estimate(self, seed: int, resamples: int) -> Estimate:
+        """Return every metric, and what its interval is made of."""
+        return estimate(self.measure, self.persons, seed, resamples)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Metrics with what their intervals are made of.
+
+    Attributes
+    ----------
+    point : Measured
+        Of everybody.
+    draws : Draws or None
+        Of persons drawn anew; None where there are too few for an interval.
+    people : int
+        How many persons there are.
+    """
+
+    point: Measured
+    draws: Draws | None
+    people: int
+
+    def describe(self, notes: Notes) -> dict[str, Entry]:
+        """Return each metric with its interval; what does not exist is None, and noted."""
+        return {
+            name: self._enter(name, notes, lambda part: part.metrics, name)
+            for name in self.point.metrics
+        }
+
+    def describe_class(self, column: int, subject: str, notes: Notes) -> dict[str, Entry]:
+        """Return the metrics of one class, or of one label, likewise."""
+
+        def pick(part: Measured) -> dict[str, Floats]:
+            return {name: values[..., column] for name, values in part.by_class.items()}
+
+        return {
+            name: self._enter(f"{name} of {subject}", notes, pick, name)
+            for name in self.point.by_class
+        }
+
+    def _enter(
+        self,
+        subject: str,
+        notes: Notes,
+        pick: Callable[[Measured], dict[str, Floats]],
+        name: str,
+    ) -> Entry:
+        number = spell_number(pick(self.point)[name], subject, notes)
+        if number is None or self.draws is None:
+            return {"value": number, "low": None, "high": None}
+        drawn, left_out = (pick(part)[name] for part in self.draws)
+        low, high = find_interval(drawn, number, left_out, self.people) or (None, None)
+        lost = int((~np.isfinite(drawn)).sum())
+        if low is None:
+            notes.add(
+                f"no interval, as {lost} of {len(drawn)} resamples hold no image of a class that "
+                "it needs; more persons of the class would give one",
+                subject,
+            )
+        elif lost:
+            notes.add(f"{lost} of {len(drawn)} resamples hold no image of a class", subject)
+        return {"value": number, "low": low, "high": high}
+
+
+def estimate(
+    measured: Callable[[Floats], Measured], persons: npt.NDArray[Any], seed: int, resamples: int
+) -> Estimate:
+    """Return metrics, as a function of weights gives them, and what their intervals are made of.
+
+    Parameters
+    ----------
+    measured : callable
+        Takes weights of shape (n,) or (r, n).
+    persons : ndarray, shape (n,)
+        Whose images these are.
+    seed, resamples : int
+        Of the drawing; without resamples there will be no interval.
+    """
+    return Estimate(
+        measured(np.ones(len(persons))),
+        draw(measured, persons, seed, resamples) if resamples else None,
+        len(np.unique(persons)),
+    )
+
+
+def spell_number(value: Any, subject: str, notes: Notes) -> float | None:
+    """Return a value as JSON has it; None, with a note, where it does not exist."""
+    if np.isfinite(value):
+        return float(value)
+    notes.add(_UNDEFINED, subject)
+    return None
+
+
+def choose_positive(classes: Sequence[str], positive: str | None) -> int:
+    """Return the column of the positive class: the second unless another is named.
+
+    Raises
+    ------
+    UsageError
+        If the one named is none of two classes.
+    """
+    if positive is None:
+        return 1
+    if len(classes) != 2 or positive not in classes:
+        raise UsageError(
+            f"{positive!r} cannot be the positive class; the classes are "
+            f"{', '.join(map(repr, classes))}, and one of two can be chosen"
+        )
+    return list(classes).index(positive)
+
+
+def gather_rows(values: npt.NDArray[Any]) -> dict[Any, Rows]:
+    """Return the rows of each value, ascending, in the order of the values."""
+    names, index = np.unique(values, return_inverse=True)
+    ends = np.cumsum(np.bincount(index))
+    parts = np.split(np.argsort(index, kind="stable"), ends[:-1])
+    return dict(zip(names.tolist(), parts, strict=True))
