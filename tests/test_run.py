@@ -257,6 +257,8 @@ def started(home: Workspace) -> Iterator[subprocess.Popen[bytes]]:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Whoever was started in the background ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     checkpoint = home.run("run") / "fold-0" / "checkpoints" / "epoch.json"
     wait_for(checkpoint.exists)

@@ -222,7 +222,7 @@ def _sum_up(relation: str, parameters: Sequence[Any], where: str) -> Chosen:
 
     sql = f"""
         SELECT count(*), coalesce(sum(instanceCount), 0)::BIGINT,
-            coalesce(round(sum(series_size_MB) * 1e6), 0)::BIGINT,
+            coalesce(sum(round(series_size_MB * 1e6)::BIGINT), 0)::BIGINT,
             count(*) FILTER (regexp_matches(TransferSyntaxUID, '{_LOSSY}')),
             coalesce(list(DISTINCT source_DOI ORDER BY source_DOI), []),
             coalesce(list(DISTINCT Modality ORDER BY Modality), []),
