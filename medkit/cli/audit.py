@@ -28,14 +28,11 @@ if TYPE_CHECKING:
     from medkit.cohort.folds import Folds
     from medkit.cohort.preparation import Prepared
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True, help="What is wrong with the images, found before training."
+)
 
 _SHOWN = 10  # pairs of pictures on the screen; all are on the page
-
-
-@app.callback()  # without one, typer would merge a single command into the verb
-def audit() -> None:
-    """What is wrong with the images, found before training."""
 
 
 @app.command()
