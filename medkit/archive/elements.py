@@ -16,7 +16,8 @@ UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DEEPEST = 32
 _LONG = {str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32}
-_KNOWN = {str(vr).encode() for vr in STANDARD_VR}
+# Where the value of each begins, after the element does.
+_HEADS = {vr: 12 if vr in _LONG else 8 for vr in (str(vr).encode() for vr in STANDARD_VR)}
 # Representations that depend on others, as the standard dictionary spells them. Pixel-like values
 # are OW in implicit data (PS3.5 A.1).
 _EITHER = {"OB or OW": b"OW", "US or OW": b"OW", "US or SS or OW": b"OW"}
@@ -37,26 +38,25 @@ class Walker:
         self.data, self.implicit, self.big = data, implicit, big
         self.verbatim = not implicit and not big
         order = ">" if big else "<"
-        self._head = struct.Struct(f"{order}HHI")
-        self._explicit = struct.Struct(f"{order}HH2sH")
+        self._head = struct.Struct(f"{order}HH2sH")
         self._long = struct.Struct(f"{order}I")
 
     def begin(self, place: int, limit: int) -> Begun:
         """Return tag, VR, place and length of the value of the element that begins here."""
         if place + 8 > limit:
             raise OddFileError("odd-header", "an element breaks off")
-        group, element, length = self._head.unpack_from(self.data, place)
+        group, element, vr, length = self._head.unpack_from(self.data, place)
         tag = group << 16 | element
-        if group == 0xFFFE:
-            return tag, b"", place + 8, length
-        if self.implicit:
-            return tag, _find_vr(tag, self.signed), place + 8, length
-        _, _, vr, length = self._explicit.unpack_from(self.data, place)
-        if vr not in _KNOWN:
-            raise OddFileError("odd-header", "an unknown value representation")
-        if vr not in _LONG:
+        if self.implicit or group == 0xFFFE:
+            (length,) = self._long.unpack_from(self.data, place + 4)
+            vr = b"" if group == 0xFFFE else find_vr(tag, self.signed)
             return tag, vr, place + 8, length
-        return tag, vr, place + 12, self._long.unpack_from(self.data, place + 8)[0]
+        head = _HEADS.get(vr)
+        if head is None:
+            raise OddFileError("odd-header", "an unknown value representation")
+        if head == 12:
+            (length,) = self._long.unpack_from(self.data, place + 8)
+        return tag, vr, place + head, length
 
     def end(self, value: int, length: int, limit: int) -> int:
         """Return where a value of known length ends."""
@@ -80,7 +80,7 @@ class Walker:
         if self.verbatim or tag & 0xFFFF == 0:
             return end, b""
         content = bytes(self.data[value:end])
-        return end, write_element(tag, vr, _swap(content, vr) if self.big else content)
+        return end, write_element(tag, vr, swap(content, vr) if self.big else content)
 
     def _copy_sequence(self, begun: Begun, limit: int, depth: int) -> tuple[int, bytes]:
         tag, vr, value, length = begun
@@ -147,7 +147,7 @@ def _write_head(tag: int, vr: bytes, length: int) -> bytes:
 
 
 @lru_cache(maxsize=1 << 14)
-def _find_vr(tag: int, signed: bool) -> bytes:
+def find_vr(tag: int, signed: bool) -> bytes:
     """Return the VR of an element of implicit data (PS3.6); UN of what is in no dictionary."""
     group, element = tag >> 16, tag & 0xFFFF
     if element == 0:
@@ -170,7 +170,7 @@ _WIDTHS = {
 }
 
 
-def _swap(content: bytes, vr: bytes) -> bytes:
+def swap(content: bytes, vr: bytes) -> bytes:
     """Return a value in the other byte order (PS3.5 7.3)."""
     width = _WIDTHS.get(vr, 1)
     if len(content) % width:
