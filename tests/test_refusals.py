@@ -236,7 +236,7 @@ def test_credentials_reach_their_host_and_no_record(
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password hunter2\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    https._read_netrc.cache_clear()
+    https.read_netrc.cache_clear()
     with FaultServer({"/b": b"right"}, {"/b": answer}) as other:
         server.faults["/a"] = faults.redirect_to(f"{other.url}/b")
         server.faults["/c"] = answer

@@ -22,6 +22,7 @@ from medkit.workspace import hash_file, read_json
 FORMAT = 1
 MANIFEST, INDEX, SHARDS = "archive.json", "index.parquet", "shards"
 _FACTS = ("format", "codec", "effort", "shard_size", "plan")
+_OPTIONAL = ("deidentification",)
 _BLOCKS = 4  # of heads that are kept unpacked
 _LONGEST_BLOCK = 1 << 31
 
@@ -65,6 +66,7 @@ class Archive:
             found = read_json(path)
             contents = found["contents"]
             facts = {name: found[name] for name in _FACTS}
+            facts |= {name: found[name] for name in _OPTIONAL if name in found}
             for about in contents.values():
                 about["sha256"], about["size"] + 0
         except (MedkitError, KeyError, TypeError, AttributeError):

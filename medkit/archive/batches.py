@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import mmap
+import os
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,12 @@ from typing import Any, BinaryIO
 import imagecodecs
 
 from medkit.archive.codecs import find_codec
+from medkit.archive.deidentification import Disguised, Rules, disguise
+from medkit.archive.elements import OddFileError
 from medkit.archive.index import BLOCK, FILE, LEFT_OUT, Row, describe_packed, write_index
-from medkit.archive.members import STORED, ZSTD, hash_bytes, pack_file, store_file
+from medkit.archive.members import STORED, ZSTD, Packed, hash_bytes, pack_file, store_file
 from medkit.archive.plan import Found, to_path
+from medkit.archive.pseudonyms import Pair
 from medkit.sources import zstd
 from medkit.workspace import move_into_place
 
@@ -47,6 +51,8 @@ class Batch:
         The files and folders.
     cautious : bool
         Keep all as they are: a process died over them.
+    rules : Rules, optional
+        De-identify each.
     """
 
     root: str
@@ -56,6 +62,7 @@ class Batch:
     effort: str
     found: tuple[Found, ...]
     cautious: bool = False
+    rules: Rules | None = None
 
     @property
     def piece(self) -> Path:
@@ -73,7 +80,11 @@ def pack_batch(batch: Batch) -> int:
     beside = batch.piece.with_suffix(".part")
     with beside.open("wb") as sink:
         writer = _Writer(sink)
-        rows = [_pack_found(batch, found, writer) for found in batch.found]
+        rows = (
+            _pack_disguised(batch, batch.rules, writer)
+            if batch.rules
+            else [_pack_found(batch, found, writer) for found in batch.found]
+        )
         _write_heads(batch.number, writer, rows)
     move_into_place(beside, batch.piece)
     rows += writer.blocks
@@ -99,20 +110,62 @@ def _pack_found(batch: Batch, found: Found, writer: _Writer) -> Row:
         with _open_whole(to_path(batch.root, found.path)) as data:
             if len(data) != found.size:
                 return row | {"kind": LEFT_OUT, "reason": "changed-meanwhile"}
-            codec = find_codec(batch.codec)
-            packed = (
-                store_file(data, "codec-died")
-                if batch.cautious
-                else pack_file(data, codec, batch.effort)
-            )
-            row |= describe_packed(packed) | {"sha256": hash_bytes(data)}
-            row |= writer.write(make_info(row, packed.form), packed.content, row)
-            row["bytes"] = packed.outside
-            return row
+            return _write_packed(_pack(batch, data), data, row, writer)
     except PermissionError:
         return row | {"kind": LEFT_OUT, "reason": "unreadable"}
     except FileNotFoundError:
         return row | {"kind": LEFT_OUT, "reason": "changed-meanwhile"}
+
+
+def _pack(batch: Batch, data: Any) -> Packed:
+    if batch.cautious:
+        return store_file(data, "codec-died")
+    return pack_file(data, find_codec(batch.codec), batch.effort)
+
+
+def _write_packed(packed: Packed, data: Any, row: Row, writer: _Writer) -> Row:
+    row = row | describe_packed(packed) | {"sha256": hash_bytes(data)}
+    row |= writer.write(make_info(row, packed.form), packed.content, row)
+    return row | {"bytes": packed.outside}
+
+
+def _pack_disguised(batch: Batch, rules: Rules, writer: _Writer) -> list[Row]:
+    """Pack files without what identifies them; what cannot be de-identified is left out."""
+    rows, pairs = [], set[Pair]()
+    for found in batch.found:
+        path = os.fsdecode(found.path)
+        try:
+            disguised = _disguise(batch, rules, found, path)
+            if batch.cautious:  # unpacked, nothing says what its pixels hide
+                raise OddFileError("codec-died", "a process died over it or a neighbour")
+            packed = _pack(batch, disguised.content)
+            disguised.check(packed)
+        except OddFileError as odd:
+            hidden = f"{LEFT_OUT}/{rules.pseudonyms.hide('path', path)}"
+            rows.append({"path": hidden, "kind": LEFT_OUT, "size": 0, "mtime_ns": 0, "mode": 0})
+            rows[-1]["reason"] = odd.code
+            pairs.add((f"{LEFT_OUT}: {odd.code}", path, hidden))
+            continue
+        row = {"path": disguised.name, "kind": FILE, "size": len(disguised.content)}
+        row |= {"mtime_ns": _ZIP_YEARS[0] * 10**9, "mode": 0o644}
+        rows.append(_write_packed(packed, disguised.content, row, writer) | disguised.told)
+        pairs |= disguised.pairs
+    rules.map.write_part(batch.number, pairs)
+    return rows
+
+
+def _disguise(batch: Batch, rules: Rules, found: Found, path: str) -> Disguised:
+    if found.kind != FILE:
+        raise OddFileError(found.reason, "it is no file")
+    try:
+        with _open_whole(to_path(batch.root, found.path)) as data:
+            if len(data) != found.size:
+                raise OddFileError("changed-meanwhile", "it has another length")
+            return disguise(data, path, rules)
+    except PermissionError:
+        raise OddFileError("unreadable", "it must not be read") from None
+    except FileNotFoundError:
+        raise OddFileError("changed-meanwhile", "it is gone") from None
 
 
 @contextmanager

@@ -13,14 +13,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from medkit.archive.archive import FORMAT, INDEX, MANIFEST, SHARDS, Archive
 from medkit.archive.batches import Batch, pack_batch
 from medkit.archive.codecs import check_effort, find_codec
-from medkit.archive.index import BLOCK, FILE, LEFT_OUT, SCHEMA, read_index, write_index
+from medkit.archive.deidentification import Rules
+from medkit.archive.index import BLOCK, FILE, FOLDER, LEFT_OUT, SCHEMA, read_index, write_index
 from medkit.archive.plan import Found, cut, hash_plan, walk
 from medkit.archive.shards import ShardWriter, read_own_index
 from medkit.engine import Died, Progress, map_items, silent
@@ -35,7 +36,17 @@ from medkit.workspace import (
 
 SHARD_SIZE = 1 << 30
 _SMALLEST_SHARD = 1 << 20
-_WORK, _PLAN = ".work", "plan.json"
+_WORK, _PLAN, _RECEIPT = ".work", "plan.json", ".sent.json"
+
+
+class Courier(Protocol):
+    """Takes shards away as they are made; it may delete one that it has a receipt for."""
+
+    def take(self, shard: Path, index: pa.Table) -> None:
+        """Take a shard; waits while enough of them are on their way."""
+
+    def wait(self) -> None:
+        """Return when all have arrived."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,8 @@ def pack(
     only: Collection[str] | None = None,
     originals: Mapping[str, bytes] | None = None,
     replace_other: bool = False,
+    courier: Courier | None = None,
+    rules: Rules | None = None,
     engine: str = "local",
     workers: int | None = None,
     progress: Progress = silent,
@@ -102,6 +115,10 @@ def pack(
         archive has the original ones again.
     replace_other : bool
         Remove another archive that stands in ``out``.
+    courier : Courier, optional
+        Who gets each shard while the next is packed.
+    rules : Rules, optional
+        De-identify each file; only images are packed, and they return as they were packed.
     engine, workers
         As of `medkit.engine.map_items`.
     progress : callable
@@ -122,21 +139,37 @@ def pack(
     if shard_size < _SMALLEST_SHARD:
         raise UsageError(f"a shard has at least {_SMALLEST_SHARD:,} bytes, not {shard_size:,}")
     found = walk(tree, only, originals)
-    facts = {
+    facts = make_facts(found, codec, effort, shard_size)
+    if rules:
+        found = [one for one in found if one.kind != FOLDER]
+        facts = rules.sign(facts)
+    if standing := _find_standing(out, facts, replace_other):
+        return summarise(standing, made=False)
+    job = _Job(tree, out, facts, found, courier, rules)
+    with Workspace(out / _WORK).lock():
+        job.begin()
+        job.run(engine, workers, progress)
+    shutil.rmtree(out / _WORK)
+    return summarise(Archive.open(out))
+
+
+def make_facts(found: list[Found], codec: str, effort: str, shard_size: int) -> dict[str, Any]:
+    """Return what an archive follows from: equal facts are equal bytes.
+
+    Parameters
+    ----------
+    found : list of Found
+        As of `plan.walk`.
+    codec, effort, shard_size
+        As of `pack`.
+    """
+    return {
         "format": FORMAT,
         "codec": find_codec(codec).name,
         "effort": check_effort(effort),
         "shard_size": shard_size,
         "plan": hash_plan(found),
     }
-    if standing := _find_standing(out, facts, replace_other):
-        return summarise(standing, made=False)
-    job = _Job(tree, out, facts, found)
-    with Workspace(out / _WORK).lock():
-        job.begin()
-        job.run(engine, workers, progress)
-    shutil.rmtree(out / _WORK)
-    return summarise(Archive.open(out))
 
 
 def summarise(archive: Archive, made: bool = True) -> Summary:
@@ -180,9 +213,18 @@ def _find_standing(out: Path, facts: dict[str, Any], replace_other: bool) -> Arc
 class _Job:
     """One archive that is being made."""
 
-    def __init__(self, tree: Path, out: Path, facts: dict[str, Any], found: list[Found]) -> None:
+    def __init__(
+        self,
+        tree: Path,
+        out: Path,
+        facts: dict[str, Any],
+        found: list[Found],
+        courier: Courier | None,
+        rules: Rules | None,
+    ) -> None:
         self.tree, self.out, self.facts, self.found = tree, out, facts, found
         self.work = out / _WORK
+        self.courier, self.rules = courier, rules
         self.tables: list[pa.Table] = []
 
     def begin(self) -> None:
@@ -196,31 +238,40 @@ class _Job:
             plan.unlink(missing_ok=True)
             remove_folder(self.out / SHARDS)
             (self.out / INDEX).unlink(missing_ok=True)
-            for piece in [*self.work.glob("*.piece"), *self.work.glob("*.parquet")]:
+            made = ("*.piece", "*.parquet", f"*{_RECEIPT}")
+            for piece in (path for pattern in made for path in self.work.glob(pattern)):
                 piece.unlink()
+            if self.rules:
+                self.rules.map.begin()
             write_json(plan, self.facts)
 
     def run(self, engine: str, workers: int | None, progress: Progress) -> None:
         """Pack, and write the manifest."""
         batches = [
             Batch(str(self.tree), str(self.work), number, self.facts["codec"],
-                  self.facts["effort"], found)
+                  self.facts["effort"], found, rules=self.rules)
             for number, found in enumerate(cut(self.found))
         ]  # fmt: skip
         done = self._count_shelved(batches)
         files = sum(len(batch.found) for batch in batches[:done])
         progress(files, len(self.found), "files")
-        shelf = _Shelf(self.out / SHARDS, self.facts["shard_size"], self.tables)
+        shelf = _Shelf(self.out / SHARDS, self.facts["shard_size"], self.tables, self.courier)
         for batch in self._pack_in_order(batches[done:], engine, workers):
             shelf.put(batch)
             files += len(batch.found)
             progress(files, len(self.found), "files")
         shelf.close()
+        if self.courier:
+            self.courier.wait()
         self._conclude()
 
     def _count_shelved(self, batches: list[Batch]) -> int:
         """Take over the shards that stand, and return how many batches are in them."""
-        self.tables = [read_own_index(path) for path in _list_shards(self.out)]
+        for name in _list_shards(self.out):
+            path, gone = self.out / SHARDS / name, self.work / f"{name}.parquet"
+            self.tables.append(read_own_index(path) if path.exists() else read_index(gone))
+            if self.courier and path.exists():
+                self.courier.take(path, self.tables[-1])
         rows = sum(_count_found(table) for table in self.tables)
         done = 0
         while rows > 0:  # a shard ends with a batch
@@ -252,27 +303,53 @@ class _Job:
         index = pa.concat_tables(self.tables) if self.tables else SCHEMA.empty_table()
         _check_unchanged(index)
         write_index(self.out / INDEX, index)
-        names = [INDEX, *(f"{SHARDS}/{path.name}" for path in _list_shards(self.out))]
+        if self.rules:
+            self.rules.map.conclude()
+        names = [INDEX, *(f"{SHARDS}/{name}" for name in _list_shards(self.out))]
         write_json(
             self.out / MANIFEST,
             self.facts
             | {
-                "contents": {
-                    name: {
-                        "sha256": hash_file(self.out / name),
-                        "size": (self.out / name).stat().st_size,
-                    }
-                    for name in names
-                },
+                "contents": {name: self._describe(name) for name in names},
             },
         )
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        path = self.out / name
+        receipt = self.work / f"{path.name}{_RECEIPT}"
+        return read_json(receipt) if receipt.exists() else describe_file(path)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file."""
+    return {"sha256": hash_file(path), "size": path.stat().st_size}
+
+
+def write_receipt(shard: Path, about: dict[str, Any], index: pa.Table) -> None:
+    """Note in an archive that is being made what its shard was, which may then be deleted.
+
+    Parameters
+    ----------
+    shard : Path
+        The shard.
+    about : dict
+        As of `describe_file`.
+    index : Table
+        That it carries.
+    """
+    work = shard.parents[1] / _WORK
+    write_index(work / f"{shard.name}.parquet", index)
+    write_json(work / f"{shard.name}{_RECEIPT}", about)
 
 
 class _Shelf:
     """Puts pieces into shards, in order."""
 
-    def __init__(self, folder: Path, limit: int, tables: list[pa.Table]) -> None:
+    def __init__(
+        self, folder: Path, limit: int, tables: list[pa.Table], courier: Courier | None
+    ) -> None:
         self._folder, self._limit, self._tables = folder, limit, tables
+        self._courier = courier
         self._writer: ShardWriter | None = None
         self._used: list[Batch] = []
 
@@ -295,11 +372,16 @@ class _Shelf:
         for batch in self._used:
             batch.rows.unlink()
             batch.piece.unlink()
-        self._writer, self._used = None, []
+        shard, self._writer, self._used = self._writer.path, None, []
+        if self._courier:
+            self._courier.take(shard, self._tables[-1])
 
 
-def _list_shards(out: Path) -> list[Path]:
-    return sorted((out / SHARDS).glob("*.zip"))
+def _list_shards(out: Path) -> list[str]:
+    """Return the names of shards that stand, or that a courier has a receipt for."""
+    receipts = (out / _WORK).glob(f"*.zip{_RECEIPT}")
+    gone = (path.name.removesuffix(_RECEIPT) for path in receipts)
+    return sorted({*(path.name for path in (out / SHARDS).glob("*.zip")), *gone})
 
 
 def _count_found(table: pa.Table) -> int:

@@ -1,8 +1,9 @@
-"""Push an archive to a place far away, and pull it back."""
+"""Push an archive to files far away, and pull it back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from threading import Lock
 from typing import Any
 
 from medkit.archive.archive import FORMAT, MANIFEST, SHARDS, Archive
+from medkit.archive.instances import is_burned_in, is_identified
 from medkit.engine import Progress, silent
 from medkit.errors import MedkitError, SourceError, UsageError
 from medkit.sources.placing import FarFolder
 from medkit.sources.trees import is_remote, normalise_root, open_file
-from medkit.workspace import hash_file, move_into_place, read_json
+from medkit.workspace import dump_json, hash_file, move_into_place, name_full_disk, read_json
 
 STREAMS = 4
 _PIECE = 1 << 22
@@ -52,7 +54,7 @@ def push(
 ) -> Pushed:
     """Copy an archive to a place; it is complete there when its manifest is.
 
-    After a break the same call goes on in the middle of a shard (from the shard's start in S3).
+    After a break the same call goes on in the middle of a shard.
 
     Parameters
     ----------
@@ -79,53 +81,132 @@ def push(
     archive = Archive.open(folder.resolve())
     root = normalise_root(target)
     named, burned = count_identified(archive)
-    if is_remote(root) and not identified and (named or burned):
+    if is_remote(root) and not identified:
+        check_unidentified(folder, named, burned)
+    far = FarArchive(root, archive.facts)
+    if not far.is_complete(archive):
+        far.begin()
+    teller = _Teller(archive.size, progress)
+    far.finish(archive, streams, teller.add)
+    return Pushed(*far.count(), named, burned)
+
+
+def check_unidentified(source: Path, named: int, burned: int) -> None:
+    """Raise a UsageError if a source says whom it is of, or may show it."""
+    if named or burned:
         raise UsageError(
-            f"{named:,} files of {folder} have names, numbers or dates of persons in their "
+            f"{named:,} files of {source} have names, numbers or dates of persons in their "
             f"headers, and {burned:,} images may have text in their pixels; --identified sends "
             "them all the same"
         )
-    far = FarFolder(root, (SHARDS,))
-    manifest = (archive.folder / MANIFEST).read_bytes()
-    whole = far.read(MANIFEST) == manifest
-    # What has its name has been compared; by which archive it was sent, the manifest says.
-    ours = whole or far.read(_BEGUN) == manifest
-    if not ours:
-        _begin(far, archive, manifest)
-    due = [
-        name
-        for name, about in archive.contents.items()
-        if not ours or far.size(name) != about["size"]
-    ]
-    teller = _Teller(sum(archive.contents[name]["size"] for name in due), progress)
-
-    def put(name: str) -> None:
-        far.put(name, archive.folder / name, archive.contents[name]["sha256"], teller.add)
-
-    with ThreadPoolExecutor(max(1, streams)) as pool:
-        list(pool.map(put, due))
-    if not whole:
-        far.move(_BEGUN, MANIFEST)
-    size = sum(archive.contents[name]["size"] for name in due)
-    return Pushed(len(due), size, len(archive.contents) - len(due), named, burned)
 
 
-def _begin(far: FarFolder, archive: Archive, manifest: bytes) -> None:
-    """Say whose files come from now on; parts of another archive's are not gone on with."""
-    far.remove(MANIFEST)
-    for name in archive.contents:
-        if far.size(f"{name}.part") is not None:
-            far.remove(f"{name}.part")
-    far.write(_BEGUN, manifest)
+class FarArchive:
+    """An archive that is put together far away.
+
+    Until its manifest stands there, a file beside says whose parts these are. What has its name
+    has been compared; whether it is of this archive, its hash says.
+
+    Parameters
+    ----------
+    root : str
+        As `trees.normalise_root` writes it.
+    facts : dict
+        What the archive follows from.
+    """
+
+    def __init__(self, root: str, facts: dict[str, Any]) -> None:
+        self.root, self._facts = root, facts
+        self._far = FarFolder(root, (SHARDS,))
+        self._manifest = self._far.read(MANIFEST)
+        self._arrived: dict[str, int] = {}
+        self._skipped = 0
+
+    def is_complete(self, archive: Archive) -> bool:
+        """Say whether all of an archive is there already, under the same manifest."""
+        return self._manifest == (archive.folder / MANIFEST).read_bytes() and all(
+            self._far.size(name) == about["size"] for name, about in archive.contents.items()
+        )
+
+    def find_standing(self) -> int:
+        """Return how many files an archive has that follows from the same and is complete there."""
+        try:
+            found = json.loads(self._manifest or b"{}")
+            contents = found["contents"]
+            right = self._facts.items() <= found.items() and all(
+                self._far.size(name) == about["size"] for name, about in contents.items()
+            )
+            return len(contents) if right else 0
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return 0
+
+    def begin(self) -> bool:
+        """Say whose files come from now on; return whether they did before.
+
+        Parts of another archive's are not gone on with.
+        """
+        begun = dump_json(self._facts)
+        if self._far.read(_BEGUN) == begun:
+            return True
+        self._far.remove(MANIFEST)
+        for name in self._far.list_files():
+            if name.endswith(".part"):
+                self._far.remove(name)
+        self._far.abandon()
+        self._far.write(_BEGUN, begun)
+        return False
+
+    def put(self, name: str, path: Path, sha256: str, told: Callable[[int], None]) -> None:
+        """Bring a file there, unless it is."""
+        size = path.stat().st_size
+        if name in self._arrived:
+            return
+        if self._far.has(name, path, sha256):
+            self._skipped += 1
+            told(size)
+        else:
+            self._far.put(name, path, sha256, told)
+            self._arrived[name] = size
+
+    def has_size(self, name: str, size: int) -> bool:
+        """Say whether a file is there that was compared at another time."""
+        return name in self._arrived or self._far.size(name) == size
+
+    def finish(self, archive: Archive, streams: int, told: Callable[[int], None]) -> None:
+        """Bring what is missing, and let the archive be complete.
+
+        Raises
+        ------
+        SourceError
+            If a file arrives as another one.
+        """
+        if self.is_complete(archive):
+            self._skipped = len(archive.contents)
+            told(archive.size)
+            return
+
+        def put(name: str) -> None:
+            path, about = archive.folder / name, archive.contents[name]
+            if path.exists() or not self.has_size(name, about["size"]):
+                self.put(name, path, about["sha256"], told)
+
+        with ThreadPoolExecutor(max(1, streams)) as pool:
+            list(pool.map(put, archive.contents))
+        for name in self._far.list_files():  # of an archive that stood here before
+            if name.startswith(f"{SHARDS}/") and name not in archive.contents:
+                self._far.remove(name)
+        self._far.write(_BEGUN, (archive.folder / MANIFEST).read_bytes())
+        self._far.move(_BEGUN, MANIFEST)
+
+    def count(self) -> tuple[int, int, int]:
+        """Return how many files were sent, their bytes, and how many were there."""
+        return len(self._arrived), sum(self._arrived.values()), self._skipped
 
 
 def count_identified(archive: Archive) -> tuple[int, int]:
     """Return how many members have direct identifiers, and how many images may show text."""
-    rows = archive.index.select(["identified", "burned_in"]).to_pylist()
-    return (
-        sum(bool(row["identified"]) for row in rows),
-        sum(row["burned_in"] is not None and row["burned_in"] != "NO" for row in rows),
-    )
+    rows = archive.index.select(["identified", "burned_in", "reason"]).to_pylist()
+    return sum(map(is_identified, rows)), sum(map(is_burned_in, rows))
 
 
 def pull(source: str, folder: Path, *, progress: Progress = silent) -> Archive:
@@ -146,6 +227,8 @@ def pull(source: str, folder: Path, *, progress: Progress = silent) -> Archive:
     ------
     SourceError
         If there is no archive, or a file of it arrives as another one.
+    DiskFullError
+        If there is no room; the same call goes on.
     OSError
         If the network fails.
     """
@@ -165,12 +248,13 @@ def pull(source: str, folder: Path, *, progress: Progress = silent) -> Archive:
     except (MedkitError, ValueError, KeyError, TypeError, AttributeError):
         raise SourceError(f"the manifest of {source} is damaged") from None
     teller = _Teller(sum(about["size"] for about in contents.values()), progress)
-    for name in sorted(contents):
-        parts = name.split("/")
-        if {"", ".", ".."} & {*parts} or len(parts) > 2 or "\\" in name or ":" in name:
-            raise SourceError(f"{source} is refused: {name!r} is no name of a shard")
-        _fetch(root, name, contents[name], folder / name, teller)
-    move_into_place(beside, folder / MANIFEST)
+    with name_full_disk(folder):
+        for name in sorted(contents):
+            parts = name.split("/")
+            if {"", ".", ".."} & {*parts} or len(parts) > 2 or "\\" in name or ":" in name:
+                raise SourceError(f"{source} is refused: {name!r} is no name of a shard")
+            _fetch(root, name, contents[name], folder / name, teller)
+        move_into_place(beside, folder / MANIFEST)
     return Archive.open(folder)
 
 

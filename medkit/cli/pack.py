@@ -12,6 +12,7 @@ from medkit.cli.terminal import print_json, print_table, say, show_progress
 from medkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from medkit.archive.deidentification import Rules
     from medkit.archive.pack import Summary
 
 _WHY = {  # in the words of people
@@ -26,7 +27,16 @@ _WHY = {  # in the words of people
     "frame-count": "a number of frames that is none",
     "not-smaller": "not smaller when recompressed",
     "not-restored": "not restored exactly by the codec",
-    "codec-died": "the codec died over one of its neighbours",
+    "codec-died": "the codec died over it or one of its neighbours",
+    "strange-header": "a header that strays from the standard",
+    "document": "a report, document or drawing, which holds sentences",
+    "private-class": "of a class that only its maker knows",
+    "burned-in": "text in its pixels, as it says itself",
+    "burned-in-unknown": "maybe text in its pixels",
+    "byte-order": "big-endian words that readers do not agree on",
+    "codestream": "a codestream of a kind that is not looked into",
+    "identifier-left": "something that was removed stands in it elsewhere",
+    "pixels-changed": "its pixels would not be the same",
     "link": "a link",
     "no-plain-file": "a device, a pipe or the like",
     "unreadable": "not readable",
@@ -58,6 +68,22 @@ def pack(
         Path | None,
         typer.Option(help="The .names.json that unpack wrote: give files their old names back."),
     ] = None,
+    deidentify: Annotated[
+        bool,
+        typer.Option(
+            "--deidentify",
+            help="Take out what tells whom images are of, by the basic profile of DICOM PS3.15; "
+            "other files are left out. What is unpacked is then not what was packed.",
+        ),
+    ] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --deidentify, keep also: characteristics (age, sex, weight), device, "
+            "institution, dates (as they are, else they are shifted), uids, or burned-in (images "
+            "that may have text in their pixels). Give it again for more."
+        ),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Make the archive anew, whatever it holds now.")
     ] = False,
@@ -75,6 +101,7 @@ def pack(
     from medkit.archive.names import read_names
     from medkit.archive.pack import pack as make
 
+    rules = _load_rules(workspace, out, deidentify, keep or [], names)
     with show_progress(f"pack {out.name}") as progress:
         summary = make(
             tree,
@@ -82,18 +109,36 @@ def pack(
             codec=codec,
             effort=effort,
             shard_size=shard_size << 20,
-            only=_select(workspace, tree, where) if where else None,
+            only=select(workspace, tree, where) if where else None,
             originals=read_names(names) if names else None,
             replace_other=replace,
+            rules=rules,
             engine=engine,
             workers=workers,
             progress=progress,
         )
     _print(out, summary, as_json)
+    if rules and not as_json:
+        say(
+            "unpack returns the images as they were de-identified, not the original files; who is "
+            f"who stands in {rules.map.path}, which stays here"
+        )
     raise typer.Exit(1 if "unreadable" in summary.left_out else 0)
 
 
-def _select(workspace: Path, tree: Path, where: str) -> set[str]:
+def _load_rules(
+    workspace: Path, out: Path, deidentify: bool, keep: list[str], names: Path | None
+) -> Rules | None:
+    from medkit.archive.deidentification import Rules
+
+    if deidentify and names:
+        raise UsageError("--names gives files their old names back, which --deidentify takes away")
+    if keep and not deidentify:
+        raise UsageError("--keep says what --deidentify is to keep; give both, or none")
+    return Rules.load(workspace, out, keep) if deidentify else None
+
+
+def select(workspace: Path, tree: Path, where: str) -> set[str]:
     """Return the files of the tree, by their path, that a condition on the catalog is true of."""
     from medkit.catalog.store import Catalog
     from medkit.sources.trees import normalise_root

@@ -72,7 +72,7 @@ def unpack(
         if found.renamed:
             say(f"{found.renamed:,} have other names: {target.name}.names.json says which")
         if found.left_out:
-            say(f"{found.left_out:,} links and the like were not packed to begin with")
+            say(f"{found.left_out:,} other files, links and the like were left out by pack")
         if found.faults:
             print_table(f"{len(found.faults):,} are damaged", ("file", "why"), found.faults)
     raise typer.Exit(1 if found.faults else 0)

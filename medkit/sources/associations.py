@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from medkit.errors import UsageError
+from medkit.errors import SourceError, UsageError
 from medkit.sources.plans import Unsteady
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ _CONTEXTS = 128  # of an association: PS3.8, section 9.3.2
 _AT_ONCE = 2  # associations; archives allow few
 _STREAMED = "1.2.840.10008.1.2.7."  # of video over a network: PS3.22
 _JPEG_XL = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (110, 111, 112))
+
+
+class MuteError(SourceError):
+    """A server does not do at all what it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Archive:
         ------
         Unsteady
             If there is none to be had.
+        MuteError
+            If all that it would be for is declined.
         """
         entity = make_entity(self.ours)
         entity.requested_contexts = list(contexts)
@@ -77,6 +83,8 @@ class Archive:
                 evt_handlers=list(on),
             )
             try:
+                if peer.rejected_contexts and not peer.is_established:
+                    raise MuteError(f"{self.title} at {self.host}:{self.port} does not do that")
                 if not peer.is_established:
                     how = "refuses" if peer.is_rejected else "does not answer"
                     raise Unsteady(

@@ -50,7 +50,7 @@ def describe(address: str, where: str = "") -> Descriptor:
     UsageError
         If it is no such address, or the condition cannot be asked.
     """
-    url = _find_url(address)
+    url = find_url(address)
     parse_condition(where)
     return Descriptor(
         name=(urlsplit(url).hostname or "").replace(":", "-"),
@@ -87,7 +87,7 @@ def plan(
     from medkit.sources.https import Client
     from medkit.sources.manners import Manners
 
-    url = _find_url(descriptor.selection)
+    url = find_url(descriptor.selection)
     place = place_of(url)
     manners = Manners((place.rpartition(":")[0],), (place,) if asked else (), plain and bool(asked))
     client = Client(manners)
@@ -99,7 +99,7 @@ def plan(
 
     def fill(item: Item, folder: Path, moved: Callable[[int], None]) -> list[str]:
         series = known[item.url.partition("://")[2]]
-        listed, came, reasons = _bring_series(client, url, series, folder, moved)
+        listed, came, reasons = bring_series(client, url, series, folder, moved)
         return settle(series, listed, came, reasons, leave_out=leave_out)
 
     return Plan(
@@ -118,7 +118,14 @@ def plan(
     )
 
 
-def _find_url(address: str) -> str:
+def find_url(address: str) -> str:
+    """Return the address of a server, without its ``dicomweb+``.
+
+    Raises
+    ------
+    UsageError
+        If it is none.
+    """
     scheme, mark, rest = address.partition("://")
     if scheme not in SCHEMES or not mark or not rest.strip("/"):
         raise UsageError(
@@ -133,18 +140,20 @@ def _find_series(client: Client, url: str, where: str) -> Iterator[Series]:
     """Yield each series that matches, once."""
     asked = [*parse_condition(where).items(), ("includefield", _COUNT)]
     seen: set[str] = set()
-    for row in _ask_pages(client, f"{url}/series", asked):
-        study, uid = _read(row, _STUDY), _read(row, _SERIES)
+    for row in ask_pages(client, f"{url}/series", asked):
+        study, uid = read_value(row, _STUDY), read_value(row, _SERIES)
         if not is_uid(study) or not is_uid(uid):
             raise SourceError(f"{hide_query(url)} lists a series without UIDs")
-        count = _read(row, _COUNT)
-        one = Series(study, uid, _read(row, _MODALITY), int(count) if count.isdigit() else None)
+        count = read_value(row, _COUNT)
+        one = Series(
+            study, uid, read_value(row, _MODALITY), int(count) if count.isdigit() else None
+        )
         if one.key not in seen:
             seen.add(one.key)
             yield one
 
 
-def _ask_pages(client: Client, url: str, asked: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def ask_pages(client: Client, url: str, asked: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """Yield the answers to a query, by pages; some servers know no pages and give all of them."""
     offset = 0
     seen: set[str] = set()
@@ -171,14 +180,14 @@ def _read_rows(answer: bytes, url: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _read(row: dict[str, Any], tag: str) -> str:
+def read_value(row: dict[str, Any], tag: str) -> str:
     """Return the first value of an element in DICOM's JSON (PS3.18, annex F)."""
     element = row.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     return str(values[0]) if isinstance(values, list) and values else ""
 
 
-def _bring_series(
+def bring_series(
     client: Client, url: str, series: Series, folder: Path, moved: Callable[[int], None]
 ) -> tuple[list[str], dict[str, Path], dict[str, str]]:
     """Fill a folder; return what is listed, what came, and why the rest did not."""
@@ -190,18 +199,51 @@ def _bring_series(
         _retrieve(client, place, series, folder, came, moved)
     except SourceError as error:  # then one by one, as far as they go
         whole = f" (the series: {error})"
-    listed = [_read(row, _INSTANCE) for row in _ask_pages(client, f"{place}/instances", [])]
+    listed = [*list_instances(client, url, series)]
     for uid in sorted(set(listed) - came.keys()):
-        if not is_uid(uid):
-            raise SourceError(f"series {series.uid}: the server lists an instance without a UID")
-        one = partial(_retrieve, client, f"{place}/instances/{uid}", series, folder, came, moved)
         try:
-            persist(one, uid, attempts=_FEW)
+            bring_instance(client, url, series, uid, folder, came, moved)
         except SourceError as error:
             reasons[uid] = f"{error}{whole}"
     if reasons:  # is it there at all?
         client.read(f"{url}/series?limit=1", _JSON)
     return listed, came, reasons
+
+
+def list_instances(client: Client, url: str, series: Series) -> Iterator[str]:
+    """Yield the SOPInstanceUID of each instance that a server says a series has.
+
+    Raises
+    ------
+    SourceError
+        If it does not say.
+    """
+    place = f"{url}/studies/{series.study}/series/{series.uid}/instances"
+    for row in ask_pages(client, place, []):
+        uid = read_value(row, _INSTANCE)
+        if not is_uid(uid):
+            raise SourceError(f"series {series.uid}: the server lists an instance without a UID")
+        yield uid
+
+
+def bring_instance(
+    client: Client,
+    url: str,
+    series: Series,
+    uid: str,
+    folder: Path,
+    came: dict[str, Path],
+    moved: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write one instance into a folder, under its UID, and note it in ``came``.
+
+    Raises
+    ------
+    SourceError
+        If it does not come, in a few attempts.
+    """
+    place = f"{url}/studies/{series.study}/series/{series.uid}/instances/{uid}"
+    persist(partial(_retrieve, client, place, series, folder, came, moved), uid, attempts=_FEW)
 
 
 def _retrieve(

@@ -97,7 +97,7 @@ def plan(descriptor: Descriptor, *, leave_out: bool = False) -> Plan:
 
     def fill(item: Item, folder: Path, moved: Callable[[int], None]) -> list[str]:
         series = known[item.url.partition("://")[2]]
-        listed = dict(_find_instances(archive, series))
+        listed = dict(find_instances(archive, series))
         sink = Sink(folder, set(listed), moved)
         bring(archive, series, listed, sink)
         sink.check()
@@ -145,7 +145,7 @@ def _describe_series(study: str, row: Dataset) -> Series:
     return Series(study, uid, read_text(row, "Modality"), int(count) if count.isdigit() else None)
 
 
-def _find_instances(archive: Archive, series: Series) -> Iterator[tuple[str, str]]:
+def find_instances(archive: Archive, series: Series) -> Iterator[tuple[str, str]]:
     """Yield SOPInstanceUID and SOPClassUID (may be empty) of each instance of a series."""
     keys = {"StudyInstanceUID": series.study, "SeriesInstanceUID": series.uid}
     with _open_query(archive) as peer:

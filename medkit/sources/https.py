@@ -7,27 +7,22 @@ Content-Range), bytes as they are sent. Whether the right ones came is for `tran
 from __future__ import annotations
 
 import logging
-import os
 import re
-import socket
-import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, get_netrc_auth, select_proxy
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connectionpool import HTTPConnectionPool
 
 from medkit.errors import SourceError
 from medkit.sources.addresses import follow, hide_query, name_of_url, place_of
+from medkit.sources.connections import find_proxy, make_context, make_pools, read_netrc
 from medkit.sources.descriptor import Descriptor
 from medkit.sources.manners import Manners
 from medkit.sources.plans import Delivery, Item, Plan, Preflight, Unsteady, read_hashes
@@ -36,6 +31,7 @@ from medkit.sources.verification import read_headers
 
 CHUNK = 1 << 18
 _HOPS = 10
+_ANSWER = 1 << 26  # bytes of one that is short
 _PATIENCE = 30.0  # seconds without a byte
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -86,7 +82,7 @@ class Client:
             "timeout": urllib3.Timeout(connect=patience, read=patience),
             "retries": False,
         }
-        self._classes = _make_pools(manners)
+        self._classes = make_pools(manners)
         self._lock = threading.Lock()
         self._pools = cache(self._make_pool)
         self._proxied = cache(self._make_proxied)
@@ -113,7 +109,7 @@ class Client:
             response.close()  # a connection whose body was read to its end is kept all the same
 
     def read(
-        self, url: str, headers: Mapping[str, str] | None = None, limit: int = 1 << 26
+        self, url: str, headers: Mapping[str, str] | None = None, limit: int = _ANSWER
     ) -> bytes:
         """Return a short body, such as a listing; tried again where that may help.
 
@@ -131,6 +127,40 @@ class Client:
             return body
 
         return persist(ask, hide_query(url))
+
+    def post(
+        self, url: str, headers: Mapping[str, str], body: Callable[[], Iterable[bytes]]
+    ) -> tuple[int, bytes]:
+        """Send a body of a stated length, and return the status and a short answer.
+
+        It goes to this address and nowhere else: what redirects gets it not.
+
+        Parameters
+        ----------
+        url : str
+            Where to.
+        headers : mapping of str to str
+            With the ``Content-Length``.
+        body : callable
+            Returns the body, from its start.
+
+        Raises
+        ------
+        SourceError
+            If our manners forbid the place, or it wants to know who we are.
+        Unsteady
+            If it may be taken later.
+        """
+        self._manners.check(url)
+        with _explaining(url):
+            known = {**_HEADERS, **headers, **self._introduce(url)}
+            response = self._ask("POST", url, known, body=body())
+            try:
+                if response.status in (*_PASSING, *_REDIRECTS, 401, 403):
+                    self._judge(url, response)
+                return response.status, response.read(_ANSWER, decode_content=True)
+            finally:
+                response.close()
 
     def ask_size(self, url: str) -> int | None:
         """Return the bytes that a server says a file has, without moving it; None if it does not.
@@ -199,15 +229,18 @@ class Client:
     def _introduce(self, url: str) -> Mapping[str, str]:
         """Return the headers that say to this host, and to no other, who we are."""
         stated = self._credentials(url) if self._credentials else {}
-        if stated or (entry := _read_netrc(urlsplit(url).hostname or "")) is None:
+        if stated or (entry := read_netrc(urlsplit(url).hostname or "")) is None:
             return stated
         return urllib3.make_headers(basic_auth=":".join(entry))
 
-    def _ask(self, method: str, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+    def _ask(
+        self, method: str, url: str, headers: dict[str, str], body: Iterable[bytes] | None = None
+    ) -> urllib3.BaseHTTPResponse:
         """Send one request, on a connection that is kept, and return its answer unread."""
         parts = urlsplit(url)
         unread: Any = {"headers": headers, "redirect": False, "preload_content": False}
-        proxy = _find_proxy(f"{parts.scheme}://{parts.netloc}")
+        unread |= {"body": body} if body is not None else {}
+        proxy = find_proxy(f"{parts.scheme}://{parts.netloc}")
         if proxy:
             return self._proxied(proxy).urlopen(method, url, **unread)
         with self._lock:  # or each thread would make a pool of its own
@@ -216,12 +249,12 @@ class Client:
         return pool.urlopen(method, target, retries=False, **unread)
 
     def _make_pool(self, scheme: str, host: str, port: int | None) -> HTTPConnectionPool:
-        secured: dict[str, Any] = {"ssl_context": _make_context()} if scheme == "https" else {}
+        secured: dict[str, Any] = {"ssl_context": make_context()} if scheme == "https" else {}
         return self._classes[scheme](host, port, **self._options, **secured)
 
     def _make_proxied(self, proxy: str) -> urllib3.PoolManager:
         # The proxy is the user's own choice, and looks the names up itself.
-        return urllib3.ProxyManager(proxy, **self._options, ssl_context=_make_context())
+        return urllib3.ProxyManager(proxy, **self._options, ssl_context=make_context())
 
     def _judge(self, url: str, response: urllib3.BaseHTTPResponse) -> None:
         status = response.status
@@ -376,65 +409,3 @@ def _shorten(error: Exception) -> str:
     """Return what an error says without objects, queries and brackets."""
     text = re.sub(r"^\w+\(host=[^)]*\): |<[^>]*>:?\s*|\?\S*", "", str(error))
     return text.strip("() ") or type(error).__name__
-
-
-def _make_context() -> ssl.SSLContext:
-    """Return who is trusted: the certificates that requests uses, or those of the environment."""
-    places = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
-    bundle = next(filter(None, places), DEFAULT_CA_BUNDLE_PATH)
-    folder = bundle if Path(bundle).is_dir() else None
-    return ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
-
-
-@lru_cache(maxsize=256)
-def _read_netrc(host: str) -> tuple[str, str] | None:
-    entry: tuple[str, str] | None = get_netrc_auth(f"https://{host}/")
-    return entry
-
-
-@lru_cache(maxsize=256)
-def _find_proxy(url: str) -> str | None:
-    proxy: str | None = select_proxy(url, get_environ_proxies(url))
-    return proxy
-
-
-def _make_pools(manners: Manners) -> dict[str, type[HTTPConnectionPool]]:
-    """Return pools whose connections go to addresses that the manners let through, and no others.
-
-    The name is looked up here and nowhere else; TLS still checks the certificate for the name.
-    """
-
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return _connect(self, super()._new_conn, manners)
-
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _connect(self, super()._new_conn, manners)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
-
-
-def _connect(
-    connection: HTTPConnection, connect: Callable[[], socket.socket], manners: Manners
-) -> socket.socket:
-    name = connection._dns_host
-    try:
-        addresses = manners.resolve(connection.host, connection.port or 0)
-    except socket.gaierror as error:
-        raise urllib3.exceptions.NameResolutionError(name, connection, error) from error
-    try:
-        for address in addresses[:-1]:
-            connection._dns_host = address
-            with suppress(urllib3.exceptions.HTTPError):
-                return connect()
-        connection._dns_host = addresses[-1]
-        return connect()
-    finally:
-        connection._dns_host = name

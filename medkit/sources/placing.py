@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from medkit.errors import SourceError
+from medkit.sources import uploads
 from medkit.sources.drivers import connect, explain
 from medkit.sources.trees import is_remote
 
@@ -48,6 +49,7 @@ class FarFolder:
         # Some file systems show a file when it is whole, and cannot go on with one.
         module = type(self._system).__module__
         self._whole = module.startswith(("s3fs", "gcsfs", "adlfs"))
+        self._by_parts = module.startswith("s3fs")
         self._sizes: dict[str, int] = {}
         with explain():
             self._system.invalidate_cache()
@@ -62,8 +64,14 @@ class FarFolder:
             self._system.makedirs(place, exist_ok=True)
             return
         for one in found:
+            if one["type"] == "directory":
+                continue
             name = str(one["name"]).rstrip("/").rpartition("/")[2]
             self._sizes[f"{folder}/{name}".lstrip("/")] = int(one.get("size") or 0)
+
+    def list_files(self) -> list[str]:
+        """Return the paths of files that were there when this was opened."""
+        return sorted(self._sizes)
 
     def size(self, path: str) -> int | None:
         """Return the bytes that a file had when this was opened; None where there was none."""
@@ -83,6 +91,8 @@ class FarFolder:
 
     def move(self, path: str, other: str) -> None:
         """Give a file another name, at which nothing is."""
+        if path in self._sizes:
+            self._sizes[other] = self._sizes.pop(path)
         with explain():
             self._system.mv(f"{self._base}/{path}", f"{self._base}/{other}")
 
@@ -91,6 +101,25 @@ class FarFolder:
         self._sizes.pop(path, None)
         with explain(), suppress(FileNotFoundError):
             self._system.rm_file(f"{self._base}/{path}")
+
+    def abandon(self) -> None:
+        """Let go of uploads that were begun and will not be gone on with."""
+        if self._by_parts:
+            with explain():
+                uploads.abandon(self._system, self._base)
+
+    def has(self, path: str, source: Path, sha256: str) -> bool:
+        """Say whether a file is there already, with its own name and its hash.
+
+        Parameters
+        ----------
+        path, source, sha256
+            As of `put`.
+        """
+        if self._sizes.get(path) != source.stat().st_size:
+            return False
+        with explain():
+            return self._is_right(path, source, sha256)
 
     def put(self, path: str, source: Path, sha256: str, told: Callable[[int], None]) -> None:
         """Put a file, go on where it broke off, and compare it there.
@@ -118,7 +147,7 @@ class FarFolder:
             there = 0 if self._whole else self._sizes.get(beside, 0)
             with explain():
                 self._send(beside, source, there, told)
-                arrived = self._hash(beside) == sha256
+                arrived = self._is_right(beside, source, sha256)
             if arrived:
                 break
             self.remove(beside)
@@ -132,7 +161,15 @@ class FarFolder:
                 self.remove(path)
             self.move(beside, path)
 
+    def _is_right(self, path: str, source: Path, sha256: str) -> bool:
+        if self._by_parts and uploads.is_there(self._system, f"{self._base}/{path}", source):
+            return True
+        return self._hash(path) == sha256
+
     def _send(self, path: str, source: Path, there: int, told: Callable[[int], None]) -> None:
+        if self._by_parts:
+            uploads.upload(self._system, f"{self._base}/{path}", source, told)
+            return
         told(there)
         mode = "ab" if there else "wb"
         with source.open("rb") as stream, self._system.open(f"{self._base}/{path}", mode) as sink:

@@ -23,6 +23,7 @@ def persist(
     attempt: Callable[[], Result],
     what: str,
     *,
+    verb: str = "fetched",
     attempts: int = ATTEMPTS,
     progress: Callable[[], int] = lambda: 0,
     stop: threading.Event | None = None,
@@ -35,6 +36,8 @@ def persist(
         Is called until it returns or raises something else.
     what : str
         What is attempted, for the message.
+    verb : str
+        What is to happen to it, for the message, too.
     attempts : int
         How many attempts without progress there may be in a row.
     progress : callable
@@ -44,7 +47,7 @@ def persist(
 
     Raises
     ------
-    SourceError
+    VainError
         When there were enough; the message says what the last one ended by.
     """
     retrying = tenacity.Retrying(
@@ -59,7 +62,7 @@ def persist(
     except (Unsteady, OSError) as error:
         if not _is_passing(error):
             raise
-        raise SourceError(f"{what} cannot be fetched: {error}{_explain_wait(error)}") from None
+        raise VainError(f"{what} cannot be {verb}: {error}{_explain_wait(error)}") from None
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -67,6 +70,10 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, Unsteady) or (
         isinstance(error, OSError) and error.filename is None and not isinstance(error, DiskError)
     )
+
+
+class VainError(SourceError):
+    """All attempts failed, and later ones may not."""
 
 
 class DiskError(OSError):

@@ -66,8 +66,18 @@ class Sink:
             raise self._trouble
 
 
-def get_series(archive: Archive, series: Series, listed: Mapping[str, str], sink: Sink) -> None:
-    """Let the archive send a series back over our own association: C-GET (PS3.4, C.4.3)."""
+def get_series(
+    archive: Archive,
+    series: Series,
+    listed: Mapping[str, str],
+    sink: Sink,
+    *,
+    complete: bool = True,
+) -> None:
+    """Let the archive send a series back over our own association: C-GET (PS3.4, C.4.3).
+
+    ``listed`` is all of it if it is ``complete``; else each instance is asked for alone.
+    """
     from pynetdicom import build_context, build_role, evt
     from pynetdicom.sop_class import (  # type: ignore[attr-defined]
         StudyRootQueryRetrieveInformationModelGet as Model,
@@ -80,7 +90,7 @@ def get_series(archive: Archive, series: Series, listed: Mapping[str, str], sink
         wanted = {uid for uid, kind in listed.items() if not kind or kind in batch}
         contexts = [build_context(Model), *contexts]
         with archive.associate(contexts, roles, [(evt.EVT_C_STORE, sink.take)]) as peer:
-            whole = len(batch) == len(classes)
+            whole = complete and len(batch) == len(classes)
             _retrieve(lambda keys: peer.send_c_get(keys, Model), series, wanted, sink, whole)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from medkit.errors import UsageError
-from medkit.plugins import load_sources
+from medkit.plugins import load_plugin
 from medkit.sources import tcia
 from medkit.sources.addresses import check_url, hide_query, name_of_url, stem_of
 from medkit.sources.descriptor import (
@@ -131,7 +131,7 @@ def list_known(words: str = "", plugin: str = "") -> Listing:
 
 
 def _load(plugin: str) -> Plugged:
-    return load_sources(plugin) if plugin else _NOTHING
+    return load_plugin("source", plugin) if plugin else _NOTHING
 
 
 def plan_source(
