@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 import pandas as pd
 
+from medkit.cohort.questions import choose_findings
 from medkit.errors import CohortError
+from medkit.statistics.truth import list_classes, split_findings
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ def join_labels(
     *,
     min_persons: int | None = None,
     classes: Sequence[str] | None = None,
+    several: bool = False,
 ) -> Cohort:
     """Give each image the label of its file, and set aside what cannot be used.
 
@@ -51,6 +54,9 @@ def join_labels(
         Set aside classes with fewer persons.
     classes : sequence of str, optional
         Set aside all other classes.
+    several : bool
+        Whether an image has several labels (`medkit.statistics.truth`). A class is then a label:
+        where it is set aside, its images stay, as they tell of the others.
 
     Raises
     ------
@@ -68,8 +74,10 @@ def join_labels(
             f"none of the {len(images)} images has a label: {len(values)} files are labelled, "
             "none of them in this set; normalise the labelled files, or use another label"
         )
+    if several:
+        return _choose_labels(table, dropped, min_persons or 0, classes)
     if classes is not None:
-        _check_wanted(classes, table)
+        _check_wanted(classes, table["label"].unique())
         table = set_aside(table, ~table["label"].isin(list(classes)), "class not chosen", dropped)
     check_persons(table)
     persons = table.groupby("label")["split_group"].nunique()
@@ -82,6 +90,46 @@ def join_labels(
             f"more, and a classifier needs two; the largest have {largest}"
         )
     return Cohort(table.reset_index(drop=True), dropped, small)
+
+
+def _choose_labels(
+    table: pd.DataFrame, dropped: dict[str, int], least: int, classes: Sequence[str] | None
+) -> Cohort:
+    """Keep of several labels an image those that are wanted, and that persons enough have."""
+    present = list_classes(table["label"].unique(), several=True)
+    if classes is not None:
+        _check_wanted(classes, present)
+    check_persons(table)
+    wanted = present if classes is None else sorted({*classes})
+    holders = _count_holders(table)
+    small = {name: holders[name] for name in wanted if holders[name] < least}
+    kept = [name for name in wanted if name not in small]
+    if len(kept) < 2:
+        raise CohortError(
+            f"of several labels two or more are asked for, and there are {len(kept)}: "
+            f"{enumerate_names(kept)}; for one label leave --separator out, or use fewer "
+            "--min-persons"
+        )
+    table = table.assign(label=choose_findings(table["label"], kept))
+    table = set_aside(table, table["label"].isna(), "no label is known", dropped)
+    everywhere = set.intersection(*({*split_findings(one)[0]} for one in table["label"].unique()))
+    if everywhere:
+        raise CohortError(
+            f"every image has {enumerate_names(sorted(everywhere))}, so there is nothing to tell "
+            "it from; leave it out with --classes"
+        )
+    return Cohort(table.reset_index(drop=True), dropped, small)
+
+
+def _count_holders(table: pd.DataFrame) -> dict[str, int]:
+    """Return how many persons have each of several labels."""
+    kinds = table.groupby("label")["split_group"].unique()
+    return {
+        name: len(
+            {one for text in kinds.index if name in split_findings(text)[0] for one in kinds[text]}
+        )
+        for name in list_classes(kinds.index, several=True)
+    }
 
 
 def set_aside(
@@ -116,8 +164,8 @@ def _check_labels(labels: pd.DataFrame) -> None:
         raise CohortError(f"{len(twice)} files have two labels, such as {twice[0]}; keep one each")
 
 
-def _check_wanted(classes: Sequence[str], table: pd.DataFrame) -> None:
-    present = sorted(table["label"].unique())
+def _check_wanted(classes: Sequence[str], occurring: Iterable[str]) -> None:
+    present = sorted(occurring)
     unknown = sorted(set(classes) - set(present))
     if unknown:
         raise CohortError(

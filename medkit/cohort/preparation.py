@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from medkit.catalog.store import Catalog
-from medkit.cohort.folds import Folds, divide, hash_task, list_given
+from medkit.cohort.division import divide, list_given
+from medkit.cohort.folds import Folds, hash_task
 from medkit.cohort.joining import Cohort, join_labels
 from medkit.cohort.leaks import Leaks, find_leaks
+from medkit.cohort.questions import Question, read_answers
 from medkit.cohort.shortcuts import audit_shortcuts, read_shortcuts
 from medkit.cohort.split import Split, arrange
 from medkit.cohort.traits import glance
@@ -59,6 +61,7 @@ def prepare_folds(
     classes: Sequence[str] | None = None,
     split: Split = MADE,
     progress: Progress = silent,
+    separator: str | None = None,
 ) -> Prepared:
     """Make the folds of a set and look for leaks, or take the folds that were made before.
 
@@ -70,7 +73,7 @@ def prepare_folds(
     workspace : Workspace
         Holds the set and the catalog with the label.
     set_name, label : str
-        Their names.
+        Their names. Several labels, with commas between, are asked for together.
     k, seed : int
         As for `make_folds`.
     min_persons, classes
@@ -80,6 +83,8 @@ def prepare_folds(
         own.
     progress : callable
         Is told of images, while pictures that are nearly the same are looked for: once a set.
+    separator : str, optional
+        Of a label whose values hold several names: see `medkit.cohort.questions.Question`.
 
     Raises
     ------
@@ -94,17 +99,24 @@ def prepare_folds(
         raise UsageError(f"a seed is 0 or more, such as 0, not {seed}")
     image_set = ImageSet.open(workspace.set(set_name))
     catalog = Catalog.open(workspace.catalog)
-    labels = catalog.labels(label)
-    cohort = join_labels(image_set.table, labels, min_persons=min_persons, classes=classes or None)
-    cohort = arrange(cohort, split, image_set.table, catalog)
+    question = Question(label, separator)
+    cohort = join_labels(
+        image_set.table,
+        read_answers(catalog, question, classes or ()),
+        min_persons=min_persons,
+        classes=classes or None,
+        several=question.several,
+    )
+    cohort = arrange(cohort, split, image_set.table, catalog, question.several)
     k = len(list_given(cohort.table)) or k
-    about = (image_set.id, label, k, seed, split.hold_out)
+    about = (image_set.id, label, k, seed, split.hold_out, question.several)
     key = hash_task(cohort.table, *about)
     path = workspace.folds / f"{key}.parquet"
     if path.exists():
         folds = Folds.load(path)
     else:
-        table = cohort.table.assign(fold=divide(cohort.table, k, seed, split.hold_out))
+        fold = divide(cohort.table, k, seed, split.hold_out, question.several)
+        table = cohort.table.assign(fold=fold)
         folds = Folds.part(table, set_name, *about)
         folds.save(workspace.folds)
     twins = _search(image_set, workspace, progress)

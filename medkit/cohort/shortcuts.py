@@ -13,6 +13,7 @@ stand out by `BOUND` before a word is said.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -62,32 +63,59 @@ def audit_shortcuts(folds: Folds, images: pd.DataFrame, glance: Glance) -> dict[
     -------
     dict
         As ``audits/KEY.json`` has it: label, images, persons, tried (how many intervals are
-        corrected for), bound, fields, pixels, verdict. An ``auc`` is value, low and high.
+        corrected for), bound, fields, pixels, verdict. An ``auc`` is value, low and high. Of
+        several labels an image ``by_label`` has these parts of each, where it is known, and
+        ``verdict`` those that stand out.
     """
-    task = _Task(folds)
     fields = list_fields(images, glance.border)
     tried = len(fields) + len(VIEWS) + bool(fields)
+    if not folds.several:
+        labels = folds.table["label"].astype(str).to_numpy()
+        task = _Task(folds.label, labels, folds.classes, folds.table)
+        return _audit(task, fields, glance, tried)
+    tried *= len(folds.classes)
+    truth = folds.truth
+    every = []
+    for column, name in enumerate(folds.classes):
+        rows = np.flatnonzero(truth[:, column] >= 0)
+        classes = (f"no {name}", name)
+        labels = np.array(classes, dtype=object)[truth[rows, column]]
+        task = _Task(name, labels, classes, folds.table.iloc[rows])
+        own = [replace(one, codes=one.codes[rows]) for one in fields]
+        views = {view: seen[rows] for view, seen in glance.views.items()}
+        every.append(_audit(task, own, replace(glance, views=views), tried))
+    return {
+        **{"label": folds.label, "images": len(folds.table)},
+        **{"persons": int(folds.table["split_group"].nunique()), "tried": tried, "bound": BOUND},
+        "by_label": every,
+        "verdict": _conclude_all(every)
+        or _CLEAR.format(label=f"one of {', '.join(folds.classes)}"),
+    }
+
+
+def _audit(task: _Task, fields: Sequence[Field], glance: Glance, tried: int) -> dict[str, Any]:
+    """Return the same of one label."""
     alone = [
         {"field": one.name, "tells": one.tells, **task.judge(task.count(one), tried)}
         for one in fields
     ]
     order = sorted(range(len(fields)), key=lambda at: (-alone[at]["auc"]["value"], at))
     strongest = [
-        alone[at] | {"values": _tell_values(fields[at], folds)} for at in order[:_STRONGEST]
+        alone[at] | {"values": _tell_values(fields[at], task)} for at in order[:_STRONGEST]
     ]
     together = task.judge(task.learn(_spread(fields)), tried) if fields else None
     pixels = [
         {"view": name, **task.judge(task.learn(view), tried)} for name, view in glance.views.items()
     ]
     return {
-        "label": folds.label,
-        "images": len(folds.table),
-        "persons": int(folds.table["split_group"].nunique()),
+        "label": task.label,
+        "images": len(task.labels),
+        "persons": len(np.unique(task.persons)),
         "tried": tried,
         "bound": BOUND,
         "fields": together and {"chance": CHANCE, **together, "strongest": strongest},
         "pixels": pixels,
-        "verdict": _conclude(folds.label, together, strongest, pixels),
+        "verdict": _conclude(task.label, together, strongest, pixels),
     }
 
 
@@ -103,10 +131,12 @@ def read_shortcuts(path: Path) -> dict[str, Any] | None:
 class _Task:
     """A label that is to be told, person by person."""
 
-    def __init__(self, folds: Folds) -> None:
-        table = folds.table
-        self.classes = folds.classes
-        self.labels = np.searchsorted(self.classes, table["label"].astype(str)).astype(np.int64)
+    def __init__(
+        self, label: str, values: npt.NDArray[Any], classes: Sequence[str], table: pd.DataFrame
+    ) -> None:
+        self.label, self.classes = label, classes
+        places = {name: place for place, name in enumerate(classes)}
+        self.labels = np.array([places[value] for value in values], dtype=np.int64)
         self.folds = table["fold"].to_numpy(np.int64)
         self.persons = table["split_group"].astype(str).to_numpy()
         # Each person counts once, however many images there are.
@@ -195,18 +225,18 @@ def _spread(fields: Sequence[Field]) -> npt.NDArray[np.float32]:
     return np.hstack([np.eye(len(one.values), dtype=np.float32)[one.codes] for one in fields])
 
 
-def _tell_values(field: Field, folds: Folds) -> list[dict[str, Any]]:
+def _tell_values(field: Field, task: _Task) -> list[dict[str, Any]]:
     """Return the commonest values, with their images, and their share of each class."""
-    labels = folds.table["label"].astype(str)
     counts = np.bincount(field.codes, minlength=len(field.values))
     told = []
     for at in np.argsort(-counts, kind="stable")[:_VALUES]:
-        shares = labels[field.codes == at].value_counts(normalize=True)
+        held = np.bincount(task.labels[field.codes == at], minlength=len(task.classes))
+        shares = held / max(held.sum(), 1)
         told.append(
             {
                 "value": field.values[at],
                 "images": int(counts[at]),
-                "shares": {name: float(shares.get(name, 0.0)) for name in folds.classes},
+                "shares": dict(zip(task.classes, shares.tolist(), strict=True)),
             }
         )
     return told
@@ -233,12 +263,39 @@ def _conclude(
     for one in pixels:
         if one["above_chance"]:
             sentences.append(_CONCLUSIONS[one["view"]].format(label=label, auc=_spell(one)))
-    return " ".join(sentences) or (
-        f"Neither what is known of the images nor their border or coarse look tells {label} well "
-        f"above chance: no interval is above an AUC of {BOUND}."
+    return " ".join(sentences) or _CLEAR.format(label=label)
+
+
+def _conclude_all(every: Sequence[Mapping[str, Any]]) -> str:
+    """Return the same of several labels, in a sentence for each way that tells one; or nothing."""
+    told: dict[str, list[str]] = {}
+    for found in every:
+        fields = found["fields"]
+        looks = [(one["view"], one) for one in found["pixels"]]
+        looks += [("fields", one) for one in ((fields, *fields["strongest"]) if fields else ())]
+        for view in ("fields", *VIEWS):
+            areas = [
+                one["auc"]["value"] for kind, one in looks if kind == view and one["above_chance"]
+            ]
+            if areas:
+                told.setdefault(view, []).append(f"{found['label']} ({max(areas):.2f})")
+    return " ".join(
+        f"{_WAYS[view]} {', '.join(names)} well above chance (area under the ROC curve; chance is "
+        "0.50)."
+        for view, names in told.items()
     )
 
 
+_WAYS = {
+    "fields": "What is known without a look at the images tells",
+    "border": "The border of the images alone tells",
+    "small": f"{VIEWS['small']} by {VIEWS['small']} pixels of them tell",
+}
+
+_CLEAR = (
+    "Neither what is known of the images nor their border or coarse look tells {label} well "
+    f"above chance: no interval is above an AUC of {BOUND}."
+)
 _CONCLUSIONS = {
     "border": "The border of the images alone tells {label} with an AUC of {auc}: what lies there "
     "is seldom what they were taken for.",

@@ -12,10 +12,11 @@ import pandas as pd
 from medkit.catalog.labels import TableRule, match_table
 from medkit.catalog.schema import HEADER
 from medkit.catalog.store import Catalog
-from medkit.cohort.folds import GIVEN, HELD_OUT_NAME, list_given
+from medkit.cohort.division import GIVEN, HELD_OUT_NAME, list_given
 from medkit.cohort.joining import Cohort, enumerate_names, set_aside
 from medkit.cohort.tally import STRATUM
 from medkit.errors import CohortError, UsageError
+from medkit.statistics.truth import find_class, list_classes
 
 # With more values, a column is no stratum: it would be even nowhere.
 _MOST_LEVELS = 50
@@ -73,7 +74,13 @@ class Split:
         return {**asdict(self), "stratify": list(self.stratify)}
 
 
-def arrange(cohort: Cohort, split: Split, images: pd.DataFrame, catalog: Catalog) -> Cohort:
+def arrange(
+    cohort: Cohort,
+    split: Split,
+    images: pd.DataFrame,
+    catalog: Catalog,
+    several: bool = False,
+) -> Cohort:
     """Add to a cohort the columns that say how it is to be divided (`folds.divide`).
 
     Parameters
@@ -85,6 +92,8 @@ def arrange(cohort: Cohort, split: Split, images: pd.DataFrame, catalog: Catalog
         The table of the set.
     catalog : Catalog
         That the set was made from.
+    several : bool
+        Whether an image has several labels.
 
     Raises
     ------
@@ -107,7 +116,7 @@ def arrange(cohort: Cohort, split: Split, images: pd.DataFrame, catalog: Catalog
     dropped = dict(cohort.dropped)
     table = table.assign(**{GIVEN: values, "path": own["path"]})
     table = set_aside(table, table[GIVEN].isna(), f"no value of {Path(origin).name}", dropped)
-    _check_given(table, origin)
+    _check_given(table, origin, several)
     return Cohort(table.drop(columns="path").reset_index(drop=True), dropped, cohort.small_classes)
 
 
@@ -186,7 +195,7 @@ def _name_parts(values: pd.Series[Any], hold_out: float) -> pd.Series[Any]:
     return values.mask(tested, HELD_OUT_NAME).mask(trained, "")
 
 
-def _check_given(table: pd.DataFrame, origin: str) -> None:
+def _check_given(table: pd.DataFrame, origin: str, several: bool) -> None:
     """Refuse folds that part a person, and those that no model could be tested on."""
     if table.empty:
         raise UsageError(f"no labelled image has a value of {origin!r}, so it gives no folds")
@@ -206,7 +215,7 @@ def _check_given(table: pd.DataFrame, origin: str) -> None:
             f"every image has the same value of {origin!r}, {names[0]!r}; folds need two"
         )
     if names:
-        _check_classes(table[table[GIVEN] != HELD_OUT_NAME], origin)
+        _check_classes(table[table[GIVEN] != HELD_OUT_NAME], origin, several)
 
 
 def _show_straddling(table: pd.DataFrame) -> str:
@@ -218,18 +227,19 @@ def _show_straddling(table: pd.DataFrame) -> str:
     )
 
 
-def _check_classes(table: pd.DataFrame, origin: str) -> None:
-    parts = table.groupby("label")[GIVEN].agg(["nunique", "first"])
-    alone = parts[parts["nunique"] == 1]
-    if len(alone):
+def _check_classes(table: pd.DataFrame, origin: str, several: bool) -> None:
+    for name in list_classes(table["label"].unique(), several):
+        folds = table.loc[find_class(table["label"], name, several), GIVEN].unique()
+        if len(folds) > 1:
+            continue
         raise CohortError(
-            f"the class {alone.index[0]!r} is in the fold {alone['first'].iloc[0]!r} of {origin!r} "
+            f"the class {name!r} is in the fold {folds[0]!r} of {origin!r} "
             "alone, so that the model tested there would never have seen it; leave the class out "
             "with --classes, or give other folds"
         )
 
 
-def list_lacking(folds: pd.DataFrame, names: Sequence[str]) -> list[str]:
+def list_lacking(folds: pd.DataFrame, names: Sequence[str], several: bool = False) -> list[str]:
     """Return a sentence for each fold that lacks a class: only given ones can.
 
     Parameters
@@ -238,12 +248,17 @@ def list_lacking(folds: pd.DataFrame, names: Sequence[str]) -> list[str]:
         Columns label and fold.
     names : sequence of str
         Of the folds.
+    several : bool
+        Whether an image has several labels.
     """
-    counts = pd.crosstab(folds["fold"], folds["label"]).reindex(range(len(names)), fill_value=0)
-    missing = counts.to_numpy() == 0
+    classes = {*list_classes(folds["label"].unique(), several)}
+    held = [
+        {*list_classes(folds.loc[folds["fold"] == fold, "label"].unique(), several)}
+        for fold in range(len(names))
+    ]
     return [
-        f"the fold {name!r} has no image of {enumerate_names(counts.columns.to_numpy()[lacks])}, "
+        f"the fold {name!r} has no image of {enumerate_names(sorted(classes - own))}, "
         "so that its own metrics do not speak of them"
-        for name, lacks in zip(names, missing, strict=True)
-        if lacks.any()
+        for name, own in zip(names, held, strict=True)
+        if classes - own
     ]

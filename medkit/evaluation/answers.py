@@ -9,6 +9,7 @@ import pandas as pd
 
 from medkit.evaluation.evidence import Evidence
 from medkit.evaluation.flow import Flow
+from medkit.evaluation.mistakes import unroll
 from medkit.evaluation.provenance import NOT_STATED
 from medkit.evaluation.saliency import ALIKE, Saliency
 from medkit.evaluation.spelling import spell, spell_value
@@ -79,8 +80,13 @@ def answer_questions(told: Told) -> dict[str, str | None]:
 
 def _goal(told: Told) -> str:
     names = ", ".join(told.evidence.classes)
+    what = (
+        "Detection of findings, each by itself, in"
+        if told.evidence.several
+        else ("Classification of")
+    )
     return (
-        f"Classification of single images ({names}); development, with internal testing by "
+        f"{what} single images ({names}); development, with internal testing by "
         f"{told.run['k']}-fold cross-validation."
     )
 
@@ -212,6 +218,8 @@ def _count_sizes(metrics: Mapping[str, Any]) -> str:
 
 def _output(told: Told) -> str:
     names = ", ".join(told.evidence.classes)
+    if told.evidence.several:
+        return f"A probability for each of {names}; an image may have several, or none."
     return f"A probability for each of {names}, and the most probable of them."
 
 
@@ -245,7 +253,10 @@ def _choice(told: Told) -> str | None:
 
 def _ensemble(told: Told) -> str:
     calibration = told.evidence.calibration
-    heat = f", at temperature {calibration['temperature']:.2f}" if calibration else ""
+    heat = ""
+    if calibration:
+        each = calibration["temperature"] if told.evidence.several else [calibration["temperature"]]
+        heat = f", at temperature {', '.join(f'{one:.2f}' for one in each)}"
     return (
         "No ensemble stands behind these numbers: one model predicted each image. New images are "
         f"predicted by the mean of the {told.run['k']} models{heat}."
@@ -368,8 +379,11 @@ def _failures(told: Told) -> str | None:
     predictions = told.evidence.predictions
     if predictions is None:
         return None
+    what = "images"
+    if told.evidence.several:
+        predictions, what = unroll(predictions, told.evidence.classes), "answers, one a label,"
     wrong = int((predictions["predicted"] != predictions["label"]).sum())
-    return f"{wrong:,} of {len(predictions):,} images are wrong; the surest are shown above."
+    return f"{wrong:,} of {len(predictions):,} {what} are wrong; the surest are shown above."
 
 
 def _limitations(told: Told) -> str | None:

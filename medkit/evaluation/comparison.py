@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy.typing as npt
 from medkit.errors import UsageError
 from medkit.evaluation.evidence import Evidence
 from medkit.evaluation.pairing import BY_RANK, align_runs, join, rank_scores, score
+from medkit.evaluation.repeats import group_repeats
 from medkit.evaluation.tables import choose_measures
 from medkit.statistics.intervals import LEVEL
 from medkit.statistics.metrics import NAMES, Floats, Measured
 from medkit.statistics.outcomes import Entry, Notes, Outcomes, estimate
+from medkit.statistics.plugged import Metric, load_metrics
 from medkit.statistics.summary import METHOD as INTERVAL
 
 _DRAWS = 2000
@@ -26,6 +29,10 @@ _ROUNDING = 1e-12
 _SMALLER_IS_BETTER = {"log_loss", "brier", "ece", "ece_classwise"}
 
 HEADLINE = "balanced_accuracy"
+FAMILIES = (
+    "Each is a family of {repeats} cross-validations of the same persons with other folds, which "
+    "the others have too; its value is the mean over them. "
+)
 METHOD = (
     "Differences are first minus second, with a {level:.0%} interval ({interval}) in which both "
     "runs are scored on the same {draws} resamples; it is of this one pair. p is of a permutation "
@@ -119,9 +126,10 @@ def contrast_runs(
     Parameters
     ----------
     runs : sequence of Evidence
-        Two or more finished runs on the same folds.
+        Two or more finished runs on the same folds; or families of them: cross-validations that
+        differ in nothing but the seed, each family with the folds that the others have.
     metric : str
-        One of `medkit.statistics.metrics.NAMES`.
+        One of `medkit.statistics.metrics.NAMES`, or of a plugin that all runs were measured with.
     draws, permutations : int
         Resamples of the persons, and tosses of a pair; by default enough for so many pairs.
 
@@ -138,10 +146,12 @@ def contrast_runs(
         If there is no such metric, or the runs are fewer than two, named alike, unfinished or on
         different folds.
     """
-    _check_asked(runs, metric)
-    outcomes, seed = align_runs(runs), runs[0].run["seed"]
-    names = [run.name for run in runs]
-    couples = list(combinations(range(len(runs)), 2))
+    plugged, families = _check_asked(runs, metric), _gather(runs)
+    aligned = [replace(one, plugged=plugged) for one in align_runs(runs)]
+    told = dict(zip((run.name for run in runs), aligned, strict=True))
+    outcomes = [[told[run.name] for run in family] for family in families.values()]
+    names, seed = list(families), min(int(run.run["seed"]) for run in runs)
+    couples = list(combinations(range(len(names)), 2))
     tosses = permutations or max(_PERMUTATIONS, _PERMUTATIONS_A_PAIR * len(couples))
     values, differences = _estimate(outcomes, couples, metric, seed, draws)
     ps = [permute(outcomes[a], outcomes[b], metric, seed, tosses) for a, b in couples]
@@ -159,8 +169,14 @@ def contrast_runs(
         "metric": metric,
         "rows": [{"run": name, **found} for name, found in zip(names, values, strict=True)],
         "pairs": pairs,
-        "ranking": rank_runs(names, [found["value"] for found in values], pairs, metric),
-        "method": METHOD.format(
+        "ranking": rank_runs(
+            names,
+            [found["value"] for found in values],
+            pairs,
+            lower=metric in _SMALLER_IS_BETTER or any(one.better == "lower" for one in plugged),
+        ),
+        "method": (FAMILIES.format(repeats=len(outcomes[0])) if len(outcomes[0]) > 1 else "")
+        + METHOD.format(
             interval=INTERVAL,
             level=LEVEL,
             draws=draws,
@@ -172,16 +188,40 @@ def contrast_runs(
     }
 
 
-def _check_asked(runs: Sequence[Evidence], metric: str) -> None:
-    if metric not in NAMES:
-        raise UsageError(f"there is no metric {metric!r}; there are: {', '.join(NAMES)}")
+def _check_asked(runs: Sequence[Evidence], metric: str) -> tuple[Metric, ...]:
+    """Return the metric where it is of a plugin, which is imported then, and nothing otherwise."""
+    every = [set((one.metrics or {}).get("plugged", ())) for one in runs]
+    own = sorted(set.intersection(*every)) if every else []
+    if metric not in NAMES and metric not in own:
+        raise UsageError(f"there is no metric {metric!r}; there are: {', '.join([*NAMES, *own])}")
     if len(runs) < 2 or len({run.name for run in runs}) < len(runs):
         raise UsageError("to compare takes two runs or more, each of them once")
+    if metric in NAMES:
+        return ()
+    return tuple(one for one in load_metrics(runs[0].run["metric_plugins"]) if one.name == metric)
+
+
+def _gather(runs: Sequence[Evidence]) -> dict[str, list[Evidence]]:
+    """Return the runs under the names of their families; of one cross-validation, its own.
+
+    Raises
+    ------
+    UsageError
+        If they are on different folds, and are no families that have the same ones.
+    """
+    if len({run.run["folds_key"] for run in runs}) > 1:
+        found = group_repeats(runs)
+        folds = [sorted(run.run["folds_key"] for run in family) for family in found.values()]
+        if len(found) > 1 and all(one == folds[0] for one in folds):
+            for beside in zip(*found.values(), strict=True):
+                require_same_folds(beside)
+            return found
     require_same_folds(runs)
+    return {run.name: [run] for run in runs}
 
 
 def _estimate(
-    outcomes: Sequence[Outcomes],
+    outcomes: Sequence[Sequence[Outcomes]],
     couples: Sequence[tuple[int, int]],
     metric: str,
     seed: int,
@@ -193,15 +233,22 @@ def _estimate(
     """
 
     def measured(weights: Floats) -> Measured:
-        every = [score(one, metric, weights) for one in outcomes]
+        every = [_average(family, metric, weights) for family in outcomes]
         apart = {f"{a} {b}": every[a] - every[b] for a, b in couples}
         return Measured({str(place): value for place, value in enumerate(every)} | apart, {})
 
-    found = estimate(measured, outcomes[0].persons, seed, draws).describe(Notes())
+    found = estimate(measured, outcomes[0][0].persons, seed, draws).describe(Notes())
     return [found[str(a)] for a in range(len(outcomes))], [found[f"{a} {b}"] for a, b in couples]
 
 
-def permute(first: Outcomes, second: Outcomes, metric: str, seed: int, tosses: int) -> float | None:
+def _average(family: Sequence[Outcomes], metric: str, weights: Floats) -> Floats:
+    """Return the mean over the cross-validations of a family."""
+    return np.asarray(np.mean([score(one, metric, weights) for one in family], axis=0))
+
+
+def permute(
+    first: Sequence[Outcomes], second: Sequence[Outcomes], metric: str, seed: int, tosses: int
+) -> float | None:
     """Return how often chance alone would part two runs as much: the p of both sides.
 
     For each person it is tossed which run's predictions of all of that person's images are taken
@@ -209,8 +256,8 @@ def permute(first: Outcomes, second: Outcomes, metric: str, seed: int, tosses: i
 
     Parameters
     ----------
-    first, second : Outcomes
-        Of the same images in one order.
+    first, second : sequence of Outcomes
+        Of the same images in one order: one each, or as many cross-validations.
     metric : str
     seed, tosses : int
 
@@ -220,20 +267,20 @@ def permute(first: Outcomes, second: Outcomes, metric: str, seed: int, tosses: i
         None where the metric does not exist.
     """
     if metric in BY_RANK:
-        first, second = rank_scores(first), rank_scores(second)
-    both = join(first, second)
+        first, second = ([rank_scores(one) for one in family] for family in (first, second))
+    both = [join(a, b) for a, b in zip(first, second, strict=True)]
 
     def part(weights: Floats) -> Floats:
         swapped = np.concatenate([1 - weights, weights], axis=-1)
-        return score(both, metric, swapped) - score(both, metric, 1 - swapped)
+        return _average(both, metric, swapped) - _average(both, metric, 1 - swapped)
 
-    found = abs(float(part(np.zeros(len(first.labels)))))
+    found = abs(float(part(np.zeros(len(first[0].labels)))))
     if not np.isfinite(found):
         return None
     # A toss that leaves a class out cannot be: both runs predict the same images.
     as_large = sum(
         int((np.abs(part(weights)) >= found - _ROUNDING).sum())
-        for weights in _toss(first.persons, seed, tosses)
+        for weights in _toss(first[0].persons, seed, tosses)
     )
     return (1 + as_large) / (1 + tosses)
 
@@ -264,13 +311,14 @@ def rank_runs(
     names: Sequence[str],
     values: Sequence[float | None],
     pairs: Sequence[dict[str, Any]],
-    metric: str,
+    *,
+    lower: bool = False,
 ) -> list[list[str]]:
     """Return tiers of runs, best first: each is separable from every run of the tiers below.
 
     One tier says that no run was shown to be better than all others.
     """
-    sign = 1 if metric in _SMALLER_IS_BETTER else -1
+    sign = 1 if lower else -1
     keys = [np.inf if value is None else sign * value for value in values]
     order = [names[place] for place in np.argsort(keys, kind="stable")]
     apart = {frozenset((pair["first"], pair["second"])) for pair in pairs if pair["separable"]}

@@ -6,7 +6,7 @@ draws of the same number of persons. It says nothing of the curve as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ import pandas as pd
 
 from medkit.statistics.intervals import LEVEL, resample_persons
 from medkit.statistics.ranking import Ranking, divide, rank
-from medkit.statistics.reliability import Bin, bin_probabilities
+from medkit.statistics.reliability import Bin, bin_probabilities, find_bins
+from medkit.statistics.truth import read_truth
 
 Floats = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
@@ -133,10 +134,8 @@ def band_reliability(
 ) -> Band:
     """Return between what bounds the observed share of each bin lies, at its mean probability."""
     bins = bin_probabilities(stated, happened)
-    lows = np.array([one.low for one in bins])
     member = np.zeros((len(stated), len(bins)))
-    place = np.maximum(np.searchsorted(lows, stated, side="left") - 1, 0)
-    member[np.arange(len(stated)), place] = 1.0
+    member[np.arange(len(stated)), find_bins(stated, len(bins))] = 1.0
     true = member * happened[:, np.newaxis]
     band = _band(lambda weights: divide(weights @ true, weights @ member), persons, seed)
     centres = [np.nan if one.predicted is None else one.predicted for one in bins]
@@ -165,6 +164,7 @@ def trace_classes(
     trace: Callable[[Truths, Floats], Curve | None],
     band: Callable[[Truths, Floats, npt.NDArray[np.str_], int], Band] | None,
     seed: int,
+    several: bool = False,
 ) -> ClassCurves | None:
     """Return the curves of one class; None if there is none of all predictions.
 
@@ -178,22 +178,31 @@ def trace_classes(
         Such as `trace_roc` and `band_roc`; no band is drawn where that is None.
     seed : int
         Of the run.
+    several : bool
+        Whether an image has several labels; where this one is not known, it is left out.
     """
-    pooled = trace(*_read(predictions, name))
+    truth, scores, persons = read_class(predictions, name, several)
+    pooled = trace(truth, scores)
     if pooled is None:
         return None
-    folds = (trace(*_read(part, name)) for part in _list_folds(predictions))
-    persons = predictions["person"].to_numpy(str)
+    parts = (read_class(part, name, several) for _, part in predictions.groupby("fold"))
+    folds = (trace(truth, scores) for truth, scores, _ in parts if len(truth))
     return ClassCurves(
         pooled,
         tuple(curve for curve in folds if curve),
-        band and band(*_read(predictions, name), persons, seed),
+        band and band(truth, scores, persons, seed),
     )
 
 
-def _read(part: pd.DataFrame, name: str) -> tuple[Truths, Floats]:
-    return (part["label"] == name).to_numpy(bool), part[f"p:{name}"].to_numpy(np.float64)
+def read_class(
+    part: pd.DataFrame, name: str, several: bool
+) -> tuple[Truths, Floats, npt.NDArray[np.str_]]:
+    """Return which images are of a class, its probabilities, and the persons.
 
-
-def _list_folds(predictions: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    return (part for _, part in predictions.groupby("fold"))
+    Of several labels an image only those are returned of which this one is known.
+    """
+    truth = (part["label"] == name).to_numpy(bool)
+    if several:
+        told = read_truth(part["label"], [name], several=True)[:, 0]
+        part, truth = part[told >= 0], told[told >= 0] == 1
+    return truth, part[f"p:{name}"].to_numpy(np.float64), part["person"].to_numpy(str)

@@ -12,6 +12,7 @@ import pandas as pd
 from medkit.cohort.openings import Opening, read_openings
 from medkit.errors import MedkitError, UsageError, WorkspaceError
 from medkit.statistics.intervals import FEW_PERSONS
+from medkit.statistics.truth import asks_several
 from medkit.workspace import Workspace, check_name, read_json
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class Evidence:
     def classes(self) -> list[str]:
         """Sorted names of the classes."""
         return list(self.run["classes"])
+
+    @property
+    def several(self) -> bool:
+        """Whether an image has several labels: each class is then a question of its own."""
+        return asks_several(self.run)
 
     @property
     def positive(self) -> str:
@@ -175,6 +181,7 @@ def find_concerns(evidence: Evidence) -> list[Concern]:
         *_doubt_shortcuts(evidence.audit),
         *_doubt_openings(evidence.openings),
         *(Concern(True, text) for text in evidence.run["warnings"]),
+        *(Concern(False, text) for text in evidence.run.get("notes", ())),
         *(_doubt_persons(evidence.metrics) if evidence.metrics else ()),
         *(_doubt_headline(evidence.metrics) if evidence.metrics else ()),
         *_doubt_dropped(evidence.run),
@@ -226,9 +233,11 @@ def _doubt_near(audit: Mapping[str, Any]) -> Iterator[Concern]:
 def _doubt_shortcuts(audit: Mapping[str, Any]) -> Iterator[Concern]:
     """Say what the images may be teaching besides what they show."""
     shortcuts = audit.get("shortcuts") or {}
-    fields = shortcuts.get("fields") or {}
-    told = [fields, *(fields.get("strongest") or [])]
-    looks = {one["view"] for one in shortcuts.get("pixels") or [] if one["above_chance"]}
+    every = shortcuts.get("by_label") or [shortcuts]
+    fields = [one.get("fields") or {} for one in every]
+    told = [one for part in fields for one in (part, *(part.get("strongest") or []))]
+    pixels = [look for one in every for look in one.get("pixels") or []]
+    looks = {one["view"] for one in pixels if one["above_chance"]}
     # That a coarse look tells the classes is so of many findings that are no shortcut.
     serious = any(one.get("above_chance") for one in told) or bool(looks - {"small"})
     if serious or looks:

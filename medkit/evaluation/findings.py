@@ -10,6 +10,7 @@ from medkit.evaluation.evidence import Evidence
 from medkit.evaluation.pictures import draw_picture, encode
 
 _MOST_PAIRS = 6
+_OF_A_LABEL = 3  # fields that are shown of each of several labels
 _LOOKS = {
     "border": "Border of the images alone",
     "small": "Images made so small that no detail is left",
@@ -21,13 +22,19 @@ def describe_findings(evidence: Evidence) -> dict[str, Any]:
     audit = evidence.audit
     near, shortcuts = audit.get("near"), audit.get("shortcuts")
     pairs = (near or {}).get("pairs") or []
+    shown = _OF_A_LABEL if "by_label" in (shortcuts or {}) else None
     return {
         "exact": [*(audit.get("exact") or [])],
         "listed": [*(audit.get("listed") or [])],
         "near": None if near is None else near.get("count", len(pairs)),
         "pairs": [_show_pair(pair, evidence) for pair in pairs[:_MOST_PAIRS]],
-        "shortcuts": _list_shortcuts(shortcuts),
-        "strongest": ((shortcuts or {}).get("fields") or {}).get("strongest") or [],
+        "shortcuts": None if shortcuts is None else _list_shortcuts(shortcuts),
+        "strongest": [
+            {**strong, "label": one.get("label", "")}
+            for one in _list_labels(shortcuts or {})
+            for strong in ((one.get("fields") or {}).get("strongest") or [])[:shown]
+        ],
+        "several": "by_label" in (shortcuts or {}),
         "verdict": (shortcuts or {}).get("verdict"),
         "held_out": evidence.run.get("held_out"),
         "openings": [
@@ -37,15 +44,20 @@ def describe_findings(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _list_shortcuts(shortcuts: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:
-    """Return a row for each thing that was tried; None where nothing was."""
-    if not shortcuts:
-        return None
+def _list_labels(shortcuts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what was found of each of several labels, or of the one there is."""
+    return shortcuts.get("by_label") or [shortcuts]
+
+
+def _list_shortcuts(shortcuts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each thing that was tried."""
     rows = []
-    if fields := shortcuts.get("fields"):
-        rows.append({"title": "All that headers say, without any image", **fields})
-    for one in shortcuts.get("pixels") or []:
-        rows.append({"title": _LOOKS.get(one["view"], one["view"]), **one})
+    for one in _list_labels(shortcuts):
+        about = {"label": one.get("label", "")}
+        if fields := one.get("fields"):
+            rows.append({"title": "All that headers say, without any image", **fields, **about})
+        for look in one.get("pixels") or []:
+            rows.append({"title": _LOOKS.get(look["view"], look["view"]), **look, **about})
     return rows
 
 

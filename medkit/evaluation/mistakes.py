@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from medkit.errors import ImageSetError
 from medkit.evaluation.pictures import draw_picture, encode, lay_over, name_place
 from medkit.evaluation.saliency import Saliency
+from medkit.statistics.truth import read_truth
 
 if TYPE_CHECKING:
     from medkit.images.reader import Images
@@ -29,7 +30,9 @@ class Example:
     Attributes
     ----------
     true, predicted : str
-        Names of classes.
+        Names of classes; of several labels such as ``Mass`` and ``no Mass``.
+    asked : str
+        The class that the picture is coloured for: the predicted one, or the label.
     confidence, confidence_in_truth : float
         Probabilities given to the predicted and to the true class.
     fold : int
@@ -49,6 +52,7 @@ class Example:
 
     true: str
     predicted: str
+    asked: str
     confidence: float
     confidence_in_truth: float
     fold: int
@@ -103,32 +107,58 @@ def find_examples(
     return Examples(wrongs, rights, saliency)
 
 
+def unroll(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return a row for each of several labels of each image, where it is known.
+
+    ``label`` and ``predicted`` are then such as ``Mass`` and ``no Mass``, ``asked`` is the label
+    that the row is about, and ``confidence`` the probability of what is predicted.
+    """
+    truth = read_truth(predictions["label"], classes, several=True)
+    given = read_truth(predictions["predicted"], classes, several=True)
+    parts = []
+    for column, name in enumerate(classes):
+        words = np.array([f"no {name}", name], dtype=object)
+        known = truth[:, column] >= 0
+        stated = predictions[f"p:{name}"].to_numpy(np.float64)
+        decided = given[:, column]
+        part = predictions.assign(
+            label=words[truth[:, column]],
+            predicted=words[decided],
+            asked=name,
+            confidence=np.where(decided == 1, stated, 1 - stated),
+        )
+        parts.append(part[known])
+    return pd.concat(parts, ignore_index=True)
+
+
 def choose_examples(predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows of the mistakes, and of the right answers, that were the surest."""
-    confidence = np.zeros(len(predictions))
-    for name in predictions["predicted"].unique():
-        named = (predictions["predicted"] == name).to_numpy()
-        confidence[named] = predictions.loc[named, f"p:{name}"]
-    table = predictions.assign(confidence=confidence)
+    table = predictions
+    if "confidence" not in table:
+        confidence = np.zeros(len(predictions))
+        for name in predictions["predicted"].unique():
+            named = (predictions["predicted"] == name).to_numpy()
+            confidence[named] = predictions.loc[named, f"p:{name}"]
+        table = predictions.assign(confidence=confidence, asked=predictions["predicted"])
     is_right = table["predicted"] == table["label"]
     right = [_pick(part, 1) for _, part in table[is_right].groupby("label", sort=True)]
     # The surest of each class, then the second surest of each.
     nth = [part.assign(nth=range(len(part))) for part in right]
     rights = pd.concat(nth).sort_values(["nth", "label"]).drop(columns="nth") if nth else table[:0]
-    return _pick(table[~is_right], _MOST_OF_A_PERSON), rights.head(_MOST_RIGHT)
+    wrong = _pick(table[~is_right], _MOST_OF_A_PERSON)
+    rights = rights[~rights["image"].isin(wrong["image"])].drop_duplicates("image")
+    return wrong, rights.head(_MOST_RIGHT)
 
 
 def _pick(table: pd.DataFrame, of_a_person: int) -> pd.DataFrame:
     table = table.sort_values(["confidence", "image"], ascending=[False, True])
+    # Of several labels an image is shown by the one that it is surest of.
+    table = table.drop_duplicates("image")
     return table[table.groupby("person").cumcount() < of_a_person].head(_MOST)
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def _probability(row: dict[str, Any], name: str) -> float:
-    return float(row[f"p:{name}"])
 
 
 def _describe(row: dict[str, Any], images: Images | None, why: str, saliency: Saliency) -> Example:
@@ -140,8 +170,9 @@ def _describe(row: dict[str, Any], images: Images | None, why: str, saliency: Sa
     return Example(
         true=row["label"],
         predicted=row["predicted"],
+        asked=row["asked"],
         confidence=row["confidence"],
-        confidence_in_truth=_probability(row, row["label"]),
+        confidence_in_truth=_trust(row),
         fold=int(row["fold"]),
         person=row["person"],
         path=row["path"],
@@ -152,6 +183,15 @@ def _describe(row: dict[str, Any], images: Images | None, why: str, saliency: Sa
         overlay=overlay,
         place=place,
     )
+
+
+def _trust(row: dict[str, Any]) -> float:
+    """Return the probability of the truth; of one of several labels there are two answers."""
+    if row["label"] == row["predicted"]:
+        return float(row["confidence"])
+    if row["asked"] != row["predicted"] or f"p:{row['label']}" not in row:
+        return 1 - float(row["confidence"])
+    return float(row[f"p:{row['label']}"])
 
 
 def _draw(

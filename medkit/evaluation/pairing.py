@@ -13,6 +13,7 @@ from medkit.evaluation.evidence import Evidence
 from medkit.statistics import metrics, ranking
 from medkit.statistics.metrics import Floats
 from medkit.statistics.outcomes import Outcomes
+from medkit.statistics.truth import read_truth
 
 # Metrics that can be had alone: to compute all for each resample takes ten times as long.
 _OF_CONFUSION: dict[str, Callable[[Floats], Floats]] = {
@@ -69,7 +70,7 @@ def align_runs(runs: Sequence[Evidence]) -> list[Outcomes]:
 
 def _read(run: Evidence, table: pd.DataFrame) -> Outcomes:
     return Outcomes(
-        labels=np.searchsorted(run.classes, table["label"].to_numpy(str)),
+        labels=read_truth(table["label"], run.classes, run.several),
         probabilities=table[[f"p:{name}" for name in run.classes]].to_numpy(np.float64),
         persons=table["person"].to_numpy(str),
         classes=run.classes,
@@ -78,7 +79,15 @@ def _read(run: Evidence, table: pd.DataFrame) -> Outcomes:
 
 
 def score(outcomes: Outcomes, metric: str, weights: Floats) -> Floats:
-    """Return one of `medkit.statistics.metrics.NAMES`, as `Outcomes.measure` gives it."""
+    """Return a metric, of a plugin or not, as `Outcomes.measure` gives it."""
+    if outcomes.multilabel and metric in metrics.NAMES:
+        asked = [outcomes.ask(column) for column in range(len(outcomes.classes))]
+        told = [(rows, one) for rows, one in asked if len(np.unique(one.labels)) == 2]
+        each = [score(one, metric, weights[..., rows]) for rows, one in told]
+        return np.asarray(np.mean(each, axis=0) if each else np.full(weights.shape[:-1], np.nan))
+    for plugged in outcomes.plugged:
+        if plugged.name == metric:
+            return plugged.weigh(outcomes, weights)
     labels, stated = outcomes.labels, outcomes.probabilities
     if metric in _OF_PROBABILITIES:
         return _OF_PROBABILITIES[metric](labels, stated, weights)

@@ -81,7 +81,8 @@ def spell_command(run: Mapping[str, Any]) -> str:
         return shlex.join(run["command"])
     words = ["medkit", "train", run["set"], "--plugin", run["plugin"], "--label", run["label"]]
     words += ["--folds", run["k"], "--seed", run["seed"], "--device", run["device"]]
-    words += ["--positive", run["positive"]] if run["positive"] else []
+    for name in ("positive", "separator"):
+        words += [f"--{name}", run[name]] if run.get(name) else []
     for name, value in run["params"].items():
         if value is not None:
             words += ["-p", f"{name}={_spell_option(value)}"]

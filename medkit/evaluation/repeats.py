@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from medkit.statistics.summary import METHOD
 from medkit.workspace import Workspace, hash_json, write_json
 
 _DRAWS = 2000
+_NUMBER = re.compile(r"-r\d+$")  # what `medkit train --repeats` ends the name of a run in
 
 COVERS = (
     "how much the mean over repeats would vary if these same models were tested on other persons "
@@ -48,8 +50,10 @@ def summarise_repeats(runs: Sequence[Evidence]) -> dict[str, Any]:
     require_repeats(runs)
     outcomes = align_runs(runs)
 
+    prepared = [one.prepare() for one in outcomes]
+
     def average(weights: Floats) -> Measured:
-        every = [one.measure(weights).metrics for one in outcomes]
+        every = [weighed(weights).metrics for weighed in prepared]
         return Measured(
             {name: np.mean([each[name] for each in every], axis=0) for name in NAMES}, {}
         )
@@ -83,9 +87,45 @@ def write_repeats(names: Sequence[str], workspace: Workspace) -> dict[str, Any]:
     return {**summary, "path": str(path)}
 
 
+# What repeats of one another have in common.
+_ALIKE = ("plugin", "params", "set_id", "label", "classes", "positive", "k")
+
+
+def group_repeats(runs: Sequence[Evidence]) -> dict[str, list[Evidence]]:
+    """Return families of runs that differ in nothing but the seed, in the order of their seeds.
+
+    A family is called as what the names of its runs begin with, or else as the first of them.
+    """
+    alike: dict[str, list[Evidence]] = {}
+    for run in sorted(runs, key=lambda run: int(run.run["seed"])):
+        alike.setdefault(hash_json([run.run[name] for name in _ALIKE]), []).append(run)
+    order = sorted(alike.values(), key=lambda family: min(map(list(runs).index, family)))
+    named = {_name(family): family for family in order}
+    return named if len(named) == len(order) else {family[0].name: family for family in order}
+
+
+def _name(family: Sequence[Evidence]) -> str:
+    stems = {_NUMBER.sub("", run.name) for run in family}
+    return stems.pop() if len(stems) == 1 and len(family) > 1 else family[0].name
+
+
+def find_repeats(name: str, workspace: Workspace) -> list[str]:
+    """Return the runs that a name means: itself, or those of ``--repeats`` that begin with it."""
+    known = workspace.names("runs")
+    if name in known:
+        return [name]
+    numbered = re.compile(re.escape(name) + _NUMBER.pattern)
+    found = sorted((run for run in known if numbered.fullmatch(run)), key=_count_up)
+    return found or [name]
+
+
+def _count_up(run: str) -> int:
+    return int(run.rpartition("-r")[2])
+
+
 def require_repeats(runs: Sequence[Evidence]) -> None:
     """Raise UsageError if runs are anything but repeats of one another."""
-    for name in ("plugin", "params", "set_id", "label", "classes", "positive", "k"):
+    for name in _ALIKE:
         found = [one.run[name] for one in runs]
         if any(value != found[0] for value in found):
             shown = ", ".join(f"{one.name} {one.run[name]}" for one in runs)

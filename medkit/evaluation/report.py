@@ -22,6 +22,7 @@ from medkit.evaluation.curves import (
     band_reliability,
     band_roc,
     measure_reliability,
+    read_class,
     trace_classes,
     trace_precision,
     trace_roc,
@@ -30,7 +31,7 @@ from medkit.evaluation.evidence import Evidence, find_concerns, read_evidence
 from medkit.evaluation.figures import COLOURS, draw_precision, draw_reliability, draw_roc
 from medkit.evaluation.findings import describe_findings
 from medkit.evaluation.flow import check_sums, trace_flow
-from medkit.evaluation.mistakes import Examples, find_examples
+from medkit.evaluation.mistakes import Examples, find_examples, unroll
 from medkit.evaluation.pages import render
 from medkit.evaluation.provenance import (
     describe_sources,
@@ -39,6 +40,7 @@ from medkit.evaluation.provenance import (
     trace,
 )
 from medkit.evaluation.saliency import ALIKE, Saliency, find_saliency
+from medkit.evaluation.sections import write_sections
 from medkit.evaluation.tables import (
     arrange_number,
     count_folds,
@@ -65,7 +67,12 @@ def write_report(run_folder: Path, workspace: Workspace) -> Path:
 
 
 def write_page(
-    run_folders: Sequence[Path], path: Path, workspace: Workspace, *, saliency: bool = True
+    run_folders: Sequence[Path],
+    path: Path,
+    workspace: Workspace,
+    *,
+    saliency: bool = True,
+    sections: Sequence[str] = (),
 ) -> Path:
     """Write one page over runs on the same folds: the numbers side by side, then each run.
 
@@ -79,6 +86,8 @@ def write_page(
     saliency : bool
         Whether to ask the models which parts of the images shown decided; what they once said is
         kept with the run.
+    sections : sequence of str
+        Plugins that each add a section to every run.
 
     Raises
     ------
@@ -90,11 +99,12 @@ def write_page(
     """
     runs = [read_evidence(folder, workspace) for folder in run_folders]
     require_same_folds(runs)
-    sections = [
+    described = [
         _describe_run(evidence, workspace, f"r{number}", saliency)
+        | {"added": write_sections(evidence, sections)}
         for number, evidence in enumerate(runs, 1)
     ]
-    html = render("page.html.j2", runs=sections, comparison=compare_runs(runs))
+    html = render("page.html.j2", runs=described, comparison=compare_runs(runs))
     with write_beside(path) as beside:
         beside.write_text(html, encoding="utf-8", newline="\n")
     return path
@@ -135,6 +145,7 @@ def _describe_run(
         "name": evidence.name,
         "run": evidence.run,
         "classes": evidence.classes,
+        "several": evidence.several,
         "concerns": concerns,
         "number": None if metrics is None else arrange_number(evidence, metrics),
         "hundred": [] if metrics is None else count_of_hundred(evidence, metrics),
@@ -144,7 +155,7 @@ def _describe_run(
         "mistakes": None if examples is None else _describe_examples(examples, evidence),
         "flow": flow,
         "unsound": bool(flow and check_sums(flow)),
-        "composition": None if evidence.folds is None else count_folds(evidence.folds),
+        "composition": None if evidence.folds is None else _count_folds(evidence),
         "evaluations": evidence.evaluations,
         **_fill_in(told),
         "provenance": trace(evidence, sources),
@@ -152,6 +163,12 @@ def _describe_run(
         "typed": bool(evidence.run["command"]),
         "installation": spell_installation(evidence.run),
     }
+
+
+def _count_folds(evidence: Evidence) -> dict[str, Any]:
+    assert evidence.folds is not None
+    names = evidence.run.get("fold_names") or []
+    return count_folds(evidence.folds, names, evidence.several)
 
 
 def _fill_in(told: Told) -> dict[str, Any]:
@@ -172,11 +189,14 @@ def _fill_in(told: Told) -> dict[str, Any]:
 
 def _draw_curves(evidence: Evidence, predictions: pd.DataFrame, key: str) -> dict[str, Any]:
     classes, seed = evidence.classes, evidence.run["seed"]
-    shown = [evidence.positive] if len(classes) == 2 else classes
+    two = len(classes) == 2 and not evidence.several
+    shown = [evidence.positive] if two else classes
     banded = len(shown) <= _MOST_BANDS
     roc, precision = (
         {
-            name: trace_classes(predictions, name, line, band if banded else None, seed)
+            name: trace_classes(
+                predictions, name, line, band if banded else None, seed, evidence.several
+            )
             for name in shown
         }
         for line, band in ((trace_roc, band_roc), (trace_precision, band_precision))
@@ -199,11 +219,11 @@ def _draw_curves(evidence: Evidence, predictions: pd.DataFrame, key: str) -> dic
             reliability,
             f"{key}-reliability",
             "Reliability diagram; its numbers are in the table below it",
-            "Observed share" if len(classes) == 2 else "Share that was right",
+            "Observed share" if two or evidence.several else "Share that was right",
         ),
         "bins": reliability.bins,
         "error": reliability.error,
-        "of": evidence.positive if len(classes) == 2 else None,
+        "of": evidence.positive if two else None,
     }
 
 
@@ -212,8 +232,15 @@ def _keep(curves: dict[str, ClassCurves | None]) -> list[ClassCurves]:
 
 
 def _measure(evidence: Evidence, predictions: pd.DataFrame) -> Reliability:
-    """Of two classes the positive one is judged, of more the class that was predicted."""
-    if len(evidence.classes) == 2:
+    """Of two classes the positive one is judged, of more the class that was predicted.
+
+    Of several labels all are, each image as often as it has labels that are known.
+    """
+    persons = predictions["person"].to_numpy(str)
+    if evidence.several:
+        every = [read_class(predictions, name, several=True) for name in evidence.classes]
+        happened, stated, persons = (np.concatenate(part) for part in zip(*every, strict=True))
+    elif len(evidence.classes) == 2:
         name = evidence.positive
         stated = predictions[f"p:{name}"].to_numpy(np.float64)
         happened = (predictions["label"] == name).to_numpy(bool)
@@ -222,7 +249,6 @@ def _measure(evidence: Evidence, predictions: pd.DataFrame) -> Reliability:
         stated = predictions[columns].to_numpy(np.float64).max(axis=1)
         happened = (predictions["label"] == predictions["predicted"]).to_numpy(bool)
     measured = measure_reliability(stated, happened)
-    persons = predictions["person"].to_numpy(str)
     band = band_reliability(stated, happened, persons, evidence.run["seed"])
     return Reliability(measured.bins, measured.error, band)
 
@@ -238,12 +264,15 @@ def _find_examples(
         return find_saliency(evidence, workspace, chosen)
 
     images = None if image_set is None else image_set.images()
-    return find_examples(predictions, images, evidence.no_set, explain)
+    told = unroll(predictions, evidence.classes) if evidence.several else predictions
+    return find_examples(told, images, evidence.no_set, explain)
 
 
 def _describe_examples(examples: Examples, evidence: Evidence) -> dict[str, Any]:
     predictions, saliency = evidence.predictions, examples.saliency
     assert predictions is not None
+    if evidence.several:
+        predictions = unroll(predictions, evidence.classes)
     return {
         "wrong": int((predictions["predicted"] != predictions["label"]).sum()),
         "images": len(predictions),

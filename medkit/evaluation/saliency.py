@@ -19,7 +19,6 @@ import pandas as pd
 
 from medkit.errors import MedkitError, TrainingError
 from medkit.evaluation.evidence import Evidence
-from medkit.plugins import find_trainer
 from medkit.training.child import Event, follow_child
 from medkit.training.environment import choose_environment
 from medkit.training.explanation import ORDER, VERSION
@@ -81,10 +80,13 @@ def find_saliency(evidence: Evidence, workspace: Workspace, chosen: pd.DataFrame
     workspace : Workspace
         Locked by the caller.
     chosen : DataFrame
-        Rows of ``predictions.parquet``, few: each is explained by the model of its fold.
+        Rows of ``predictions.parquet``, few: each is explained by the model of its fold. The class
+        to explain is that in ``asked``, by default the predicted one.
     """
     if chosen.empty:
         return Saliency(note="there is no picture to explain")
+    if "asked" not in chosen:
+        chosen = chosen.assign(asked=chosen["predicted"])
     chosen = chosen.sort_values("image")
     try:
         kept = _Kept.open(evidence, chosen)
@@ -113,7 +115,7 @@ class _Kept:
             "version": VERSION,
             "set": evidence.run["set_id"],
             "models": [hash_file(model / "done.json") for model in models],
-            "images": chosen[["image", "fold", "predicted"]].astype(str).to_numpy().tolist(),
+            "images": chosen[["image", "fold", "asked"]].astype(str).to_numpy().tolist(),
         }
         return cls(evidence.folder / "saliency", hash_json(asked))
 
@@ -143,14 +145,14 @@ def _compute(evidence: Evidence, workspace: Workspace, chosen: pd.DataFrame, kep
     """Have a child process explain the images, fold by fold, and keep what it says."""
     assert evidence.image_set is not None
     run, work = evidence.run, kept.folder / "work"
-    find_trainer(run["plugin"])
     # On the processor, whatever the run was trained on: a few images, and the same everywhere.
-    environment = choose_environment("cpu", run["threads"], run["backend"])
+    environment = choose_environment("cpu", run["threads"], run["backend"], run["plugin"])
     models = [fold_folder(evidence.folder, fold) for fold in range(run["k"])]
     job = Job.plan("explain", run, evidence.image_set, workspace, environment, models)
     job.write(work, chosen["image"].to_numpy(np.int64))
-    targets = np.searchsorted(evidence.classes, chosen["predicted"].to_numpy(str))
-    write_json(work / ORDER, {"folds": chosen["fold"].tolist(), "targets": targets.tolist()})
+    targets = np.searchsorted(evidence.classes, chosen["asked"].to_numpy(str))
+    order = {"folds": chosen["fold"].tolist(), "targets": targets.tolist()}
+    write_json(work / ORDER, {**order, "several": evidence.several})
     folds = [int(fold) for fold in np.unique(chosen["fold"])]
     errors: list[str] = []
 
@@ -158,7 +160,8 @@ def _compute(evidence: Evidence, workspace: Workspace, chosen: pd.DataFrame, kep
         if event["event"] == "failed":
             errors.append(event["error"])
 
-    ended = follow_child(work, [str(fold) for fold in folds], environment.variables(), handle)
+    steps, variables = [str(fold) for fold in folds], environment.variables()
+    ended = follow_child(work, steps, variables, handle, environment.python)
     if errors or ended:
         raise TrainingError((*errors, ended)[0])
     kept.write(*_gather(work, folds, chosen, evidence))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from medkit.evaluation.evidence import Evidence
+from medkit.statistics.truth import find_class, list_classes
 
 
 class Measure(NamedTuple):
@@ -82,9 +83,10 @@ def arrange_number(evidence: Evidence, metrics: Mapping[str, Any]) -> dict[str, 
         "by_class": metrics["per_class"],
         "folds": metrics["folds"],
         "fold_values": [fold["metrics"][headline] for fold in metrics["folds"]],
-        "fold_names": evidence.run.get("fold_names") or {},
+        "fold_names": evidence.run.get("fold_names") or [],
         "spread": _spread(measures, metrics["folds"]),
-        "confusion": _share_rows(metrics["confusion"]),
+        "confusion": [] if evidence.several else _share_rows(metrics["confusion"]),
+        "counts": _list_counts(evidence.classes, metrics) if evidence.several else [],
         "looks": compare_looks(metrics),
         "levels": _list_levels(metrics),
         "subgroups": _list_subgroups(metrics),
@@ -101,12 +103,19 @@ def choose_measures(evidence: Evidence) -> dict[str, Measure]:
     """Return how each metric that a run has is shown, in the order of the table."""
     two = len(evidence.classes) == 2
     of = f" for {evidence.positive}" if two else ", mean over classes"
+    if evidence.several:
+        of = ", mean over labels"
     known = (evidence.metrics or {}).get("metrics", _MEASURES)
-    return {
-        name: measure._replace(title=measure.title + of * (name in _OF_A_CLASS))
+    plugged = {
+        name: Measure(one["title"], one["title"], drawn=one["range"] == [0, 1])
+        for name, one in (evidence.metrics or {}).get("plugged", {}).items()
+    }
+    own = {
+        name: measure._replace(title=measure.title + of * (evidence.several or name in _OF_A_CLASS))
         for name, measure in _MEASURES.items()
         if name in known
     }
+    return own | plugged
 
 
 def _list_levels(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -157,6 +166,7 @@ def describe_calibration(calibration: Mapping[str, Any] | None) -> dict[str, Any
     return {
         "rows": rows,
         "temperature": calibration["temperature"],
+        "several": isinstance(calibration["temperature"], list),
         "note": calibration.get("note") or "",
     }
 
@@ -177,6 +187,14 @@ def _spread(
             for name, known in values.items()
         },
     }
+
+
+def _list_counts(classes: Sequence[str], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each label what was found, missed, taken for it, and left alone."""
+    return [
+        {"label": name, "found": has[1], "missed": has[0], "alarms": lacks[1], "left": lacks[0]}
+        for name, (lacks, has) in zip(classes, metrics["confusion"], strict=True)
+    ]
 
 
 def _share_rows(confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
@@ -204,24 +222,40 @@ def compare_looks(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {"compared": "minus the log loss" if negative else "balanced accuracy", "rows": rows}
 
 
-def count_folds(folds: pd.DataFrame) -> dict[str, Any]:
+def count_folds(
+    folds: pd.DataFrame, names: Sequence[str] = (), several: bool = False
+) -> dict[str, Any]:
     """Count images and persons by class and fold, with sums; a person may be in two classes.
 
     Parameters
     ----------
     folds : DataFrame
         ``split_group, label, fold``, a row an image.
+    names : sequence of str
+        Of the folds; their numbers by default.
+    several : bool
+        Whether an image has several labels.
     """
-    titled = {number: f"Fold {number}" if number >= 0 else "Held out" for number in folds["fold"]}
+    titled = {
+        number: name_fold(number, names) if number >= 0 else "Held out" for number in folds["fold"]
+    }
     parts = {titled[number]: part for number, part in folds.groupby("fold")} | {"All": folds}
     return {
         "columns": list(parts),
         "rows": {
-            name: [_count(part[part["label"] == name]) for part in parts.values()]
-            for name in sorted(folds["label"].unique())
+            name: [
+                _count(part[find_class(part["label"], name, several)]) for part in parts.values()
+            ]
+            for name in list_classes(folds["label"].unique(), several)
         },
         "sums": [_count(part) for part in parts.values()],
     }
+
+
+def name_fold(number: int, names: Sequence[str]) -> str:
+    """Return what a fold is called: by its name, such as a site, where somebody gave it one."""
+    name = names[number] if number < len(names) else str(number)
+    return f"Fold {number}" if name == str(number) else f"Fold {number}: {name}"
 
 
 def _count(part: pd.DataFrame) -> tuple[int, int]:

@@ -45,13 +45,16 @@ def aggregate(outcomes: Outcomes, units: npt.NDArray[Any], rule: str) -> tuple[O
         outcomes.classes,
         outcomes.positive,
         None if outcomes.threshold is None else outcomes.threshold[first],
+        outcomes.plugged,
     )
     known = labels >= 0 if labels.ndim == 1 else np.ones(len(parts), dtype=bool)
     return joined.take(np.flatnonzero(known)), mixed
 
 
-def check_rule(rule: str, classes: Sequence[str]) -> None:
+def check_rule(rule: str, classes: Sequence[str], several: bool = False) -> None:
     """Raise if predictions cannot be joined so.
+
+    Of several labels an image, each is a question of two classes.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def check_rule(rule: str, classes: Sequence[str]) -> None:
     """
     if rule not in RULES:
         raise UsageError(f"there is no rule {rule!r} to join predictions; use {', '.join(RULES)}")
-    if rule == "max" and len(classes) != 2:
+    if rule == "max" and len(classes) != 2 and not several:
         raise UsageError(
             f"the largest probability of the positive class is for two classes, and there are "
             f"{len(classes)}; use mean, geometric, median or vote"

@@ -7,7 +7,8 @@ makes predictions less sure; it changes no order of the classes of an image, so 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,18 +70,45 @@ def fit_temperature(labels: Ints, probabilities: Floats) -> Temperature:
     return Temperature(1 / high)
 
 
-def apply_temperature(probabilities: Floats, temperature: float) -> Floats:
+def fit_labels(labels: Ints, probabilities: Floats) -> list[Temperature]:
+    """Return a temperature for each of several labels: each is a question of two classes.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (n, c)
+        1, 0, or less where it is not known.
+    probabilities : ndarray, shape (n, c)
+    """
+    found = []
+    for label, stated in zip(labels.T, probabilities.T, strict=True):
+        known = label >= 0
+        if known.any():
+            found.append(fit_temperature(label[known], _spell_out(stated[known])))
+        else:
+            found.append(Temperature(1.0, "there is nothing to fit it to"))
+    return found
+
+
+def apply_temperature(probabilities: Floats, temperature: float | Sequence[float]) -> Floats:
     """Return calibrated probabilities, shape (n, c), rows summing to 1.
 
     Those of temperature 1 are returned as they are; else what is below `SMALLEST_PROBABILITY`
-    counts as that, as in the log loss.
+    counts as that, as in the log loss. Of several labels an image each has a temperature of its
+    own, and rows sum to anything.
     """
+    if not isinstance(temperature, int | float):
+        return np.column_stack(
+            [
+                apply_temperature(_spell_out(stated), heat)[:, 1]
+                for stated, heat in zip(probabilities.T, temperature, strict=True)
+            ]
+        )
     if temperature == 1 or not len(probabilities):
         return probabilities
     return _soften(_find_logits(probabilities), 1 / temperature)
 
 
-def cross_fit(labels: Ints, probabilities: Floats, folds: Ints) -> tuple[Floats, list[float]]:
+def cross_fit(labels: Ints, probabilities: Floats, folds: Ints) -> tuple[Floats, list[Any]]:
     """Return probabilities that are calibrated by the temperature of the other folds.
 
     To fit a temperature and to measure it on the same predictions would flatter.
@@ -89,14 +117,19 @@ def cross_fit(labels: Ints, probabilities: Floats, folds: Ints) -> tuple[Floats,
     -------
     ndarray, shape (n, c)
         Calibrated predictions.
-    list of float
-        The temperature that each fold met, in the order of the folds.
+    list of float, or of list of float
+        The temperature that each fold met, in the order of the folds; of several labels a list of
+        them.
     """
     calibrated = np.empty_like(probabilities, dtype=np.float64)
-    temperatures = []
+    temperatures: list[Any] = []
     for fold in np.unique(folds):
         held = folds == fold
-        fitted = fit_temperature(labels[~held], probabilities[~held]).value
+        if labels.ndim == 2:
+            every = fit_labels(labels[~held], probabilities[~held])
+            fitted: float | list[float] = [one.value for one in every]
+        else:
+            fitted = fit_temperature(labels[~held], probabilities[~held]).value
         calibrated[held] = apply_temperature(probabilities[held], fitted)
         temperatures.append(fitted)
     return calibrated, temperatures
@@ -106,6 +139,11 @@ def measure_calibration(labels: Ints, probabilities: Floats) -> dict[str, float]
     """Return log loss in nats, Brier score, and both expected calibration errors."""
     metrics = measure(labels, probabilities).metrics
     return {name: float(metrics[name]) for name in ("log_loss", "brier", "ece", "ece_classwise")}
+
+
+def _spell_out(stated: Floats) -> Floats:
+    """Return the probabilities of a label as those of two classes, without it and with it."""
+    return np.column_stack([1 - stated, stated])
 
 
 def _find_logits(probabilities: Floats) -> Floats:

@@ -24,7 +24,7 @@ from medkit.statistics.metrics import Floats, Measured
 LEVEL = 0.95
 # Weights are made a few resamples at a time, so that they stay in a processor's cache; but not so
 # few that sorting the scores, which is done each time, takes longer than using them.
-_CELLS, _ROWS = 200_000, 16
+_CELLS, _ROWS = 400_000, 16
 FEW_PERSONS = 30
 # Parts of the persons that are left out in turn, to see how skew a metric is.
 _PARTS = 200

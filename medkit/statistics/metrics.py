@@ -7,6 +7,7 @@ leave nothing to divide by (no image of a class), the result is NaN.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,16 +15,19 @@ import numpy.typing as npt
 
 from medkit.errors import TrainingError
 from medkit.statistics.ranking import (
+    Order,
     Ranking,
     average_precision,
     divide,
+    follow,
     measure_area,
     mirror,
+    order_scores,
     rank,
     sensitivity_at,
     specificity_at,
 )
-from medkit.statistics.reliability import calibration_error
+from medkit.statistics.reliability import calibration_error, spread_gaps, weigh_gaps
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
@@ -63,6 +67,10 @@ class Measured(NamedTuple):
     by_class: dict[str, Floats]
 
 
+# Takes weights of shape (n,) or (r, n).
+Weighed = Callable[[Floats], Measured]
+
+
 def measure(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
@@ -87,44 +95,78 @@ def measure(
         Of two classes, the one that metrics of a class are about. Of more classes these are means
         over the classes that occur in ``labels``, as balanced accuracy always is. Of several
         labels every metric is the mean over those that some images have and others have not.
-    predicted : ndarray of int, shape (n,), optional
-        The predicted classes, where another rule than the largest probability decides.
+    predicted : ndarray of int, shape (n,) or (n, c), optional
+        The predicted classes, where another rule than the largest probability decides; of several
+        labels 1 where one is predicted.
+    """
+    labels = np.asarray(labels)
+    weighed = prepare(labels, probabilities, positive=positive, predicted=predicted)
+    return weighed(_weights(weights, len(labels)))
+
+
+def prepare(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    *,
+    positive: int = 1,
+    predicted: Ints | None = None,
+) -> Weighed:
+    """Return what gives every metric under weights: all that they do not change is done before.
+
+    The arguments are those of `measure`.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    weights = _weights(weights, len(labels))
     if labels.ndim == 2:
-        return _measure_labels(labels, probabilities, weights)
+        return _prepare_labels(labels, probabilities, predicted)
     count = probabilities.shape[1]
     if predicted is None:
         predicted = probabilities.argmax(axis=1)
-    confusion = confuse(labels, predicted, count, weights)
-    by_class = _measure_classes(labels, probabilities, weights, confusion)
+    cells = _order_cells(labels, predicted, count)
+    of_classes = _prepare_classes(labels, probabilities)
+    losses, errors = _find_losses(labels, probabilities), _find_errors(labels, probabilities)
+    gaps = spread_gaps(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
     occur = np.bincount(labels, minlength=count) > 0
     chosen = np.arange(count) == positive if count == 2 else occur
-    metrics = {
-        **{name: values[..., chosen].mean(axis=-1) for name, values in by_class.items()},
-        "accuracy": accuracy(confusion),
-        "balanced_accuracy": by_class["sensitivity"][..., occur].mean(axis=-1),
-        "mcc": matthews(confusion),
-        "kappa": kappa(confusion),
-        "log_loss": log_loss(labels, probabilities, weights),
-        "brier": brier(labels, probabilities, weights),
-        "ece": expected_calibration_error(labels, probabilities, weights),
-    }
-    return Measured({name: metrics[name] for name in NAMES}, by_class)
+
+    def weigh(weights: Floats) -> Measured:
+        confusion = _count_cells(cells, count, weights)
+        by_class = of_classes(weights, confusion)
+        metrics = {
+            **{name: values[..., chosen].mean(axis=-1) for name, values in by_class.items()},
+            "accuracy": accuracy(confusion),
+            "balanced_accuracy": by_class["sensitivity"][..., occur].mean(axis=-1),
+            "mcc": matthews(confusion),
+            "kappa": kappa(confusion),
+            "log_loss": _mean(losses, weights),
+            "brier": _mean(errors, weights),
+            "ece": weigh_gaps(gaps, weights),
+        }
+        return Measured({name: metrics[name] for name in NAMES}, by_class)
+
+    return weigh
+
+
+def _prepare_classes(
+    labels: Ints, probabilities: Floats
+) -> Callable[[Floats, Floats], dict[str, Floats]]:
+    gaps = [spread_gaps(stated, labels == c) for c, stated in enumerate(probabilities.T)]
+    columns = [1] if len(gaps) == 2 else range(len(gaps))
+    orders = [order_scores(labels == c, probabilities[:, c]) for c in columns]
+
+    def weigh(weights: Floats, confusion: Floats) -> dict[str, Floats]:
+        errors = [weigh_gaps(one, weights) for one in gaps]
+        return _measure_classes(_rank_classes(orders, weights), errors, confusion)
+
+    return weigh
 
 
 def _measure_classes(
-    labels: Ints, probabilities: Floats, weights: Floats, confusion: Floats
+    ranked: Sequence[Mapping[str, Floats]], errors: Sequence[Floats], confusion: Floats
 ) -> dict[str, Floats]:
     """Return `OF_A_CLASS`: of the confusion, of the ranking, and of the probabilities."""
     right, given = _diagonal(confusion), confusion.sum(axis=-2)
     had = confusion.sum(axis=-1)
     others = confusion.sum(axis=(-2, -1))[..., None]
-    errors = [
-        calibration_error(stated, labels == c, weights) for c, stated in enumerate(probabilities.T)
-    ]
-    ranked = _rank_classes(labels, probabilities, weights)
     found = {
         "sensitivity": sensitivity(confusion),
         "specificity": specificity(confusion),
@@ -137,13 +179,14 @@ def _measure_classes(
     return {name: found[name] for name in OF_A_CLASS}
 
 
-def _rank_classes(labels: Ints, probabilities: Floats, weights: Floats) -> list[dict[str, Floats]]:
-    """Return for each class what follows from how its probabilities order the images."""
-    count = probabilities.shape[1]
-    if count != 2:
-        ranked = (rank(labels == c, probabilities[:, c], weights) for c in range(count))
-        return [_measure_ranking(ranking) for ranking in ranked]
-    ranking = rank(labels == 1, probabilities[:, 1], weights)
+def _rank_classes(orders: Sequence[Order], weights: Floats) -> list[dict[str, Floats]]:
+    """Return for each class what follows from how its probabilities order the images.
+
+    One order stands for two classes: it is that of the second.
+    """
+    if len(orders) != 1:
+        return [_measure_ranking(follow(order, weights)) for order in orders]
+    ranking = follow(orders[0], weights)
     second = _measure_ranking(ranking)
     # What is found of one class is what is left alone of the other.
     first = {
@@ -164,25 +207,32 @@ def _measure_ranking(ranking: Ranking) -> dict[str, Floats]:
     }
 
 
-def _measure_labels(labels: Ints, probabilities: Floats, weights: Floats) -> Measured:
-    """Return every metric of several labels, each of them a question of two classes."""
-    answers, mixed = [], []
-    for label, scores in zip(labels.T, probabilities.T, strict=True):
+def _prepare_labels(labels: Ints, probabilities: Floats, predicted: Ints | None) -> Weighed:
+    """Return the same of several labels, each of them a question of two classes."""
+    asked: list[tuple[npt.NDArray[np.bool_], Weighed | None]] = []
+    decided = probabilities > 0.5 if predicted is None else predicted
+    for label, scores, given in zip(labels.T, probabilities.T, decided.T, strict=True):
         known = label >= 0
         two = np.column_stack([1 - scores, scores])[known]
-        truth = label[known]
-        mixed.append(len(np.unique(truth)) == 2)
-        answers.append(measure(truth, two, weights[..., known]) if mixed[-1] else None)
-    nothing = np.full(weights.shape[:-1], np.nan)
-    by_class = {
-        name: np.stack([nothing if a is None else a.by_class[name][..., 1] for a in answers], -1)
-        for name in OF_A_CLASS
-    }
-    metrics = {
-        name: np.mean([a.metrics[name] for a in answers if a], axis=0) if any(mixed) else nothing
-        for name in NAMES
-    }
-    return Measured(metrics, by_class)
+        truth, found = label[known], given[known].astype(np.int64)
+        mixed = len(np.unique(truth)) == 2
+        asked.append((known, prepare(truth, two, predicted=found) if mixed else None))
+
+    def weigh(weights: Floats) -> Measured:
+        answers = [weighed and weighed(weights[..., known]) for known, weighed in asked]
+        told = [one for one in answers if one]
+        nothing = np.full(weights.shape[:-1], np.nan)
+        by_class = {
+            name: np.stack([one.by_class[name][..., 1] if one else nothing for one in answers], -1)
+            for name in OF_A_CLASS
+        }
+        metrics = {
+            name: np.mean([one.metrics[name] for one in told], axis=0) if told else nothing
+            for name in NAMES
+        }
+        return Measured(metrics, by_class)
+
+    return weigh
 
 
 def check_predictions(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> None:
@@ -218,9 +268,19 @@ def confuse(
 ) -> Floats:
     """Return the weight of each (true, predicted) pair, shape (c, c) or (r, c, c)."""
     weights = _weights(weights, len(labels))
+    return _count_cells(_order_cells(labels, predicted, count), count, weights)
+
+
+def _order_cells(labels: Ints, predicted: Ints, count: int) -> tuple[Ints, Ints, Ints]:
+    """Return images in the order of their (true, predicted) pairs, these, and where each begins."""
     cells = labels * count + predicted
     order = np.argsort(cells, kind="stable")
     present, starts = np.unique(cells[order], return_index=True)
+    return order, present, starts
+
+
+def _count_cells(cells: tuple[Ints, Ints, Ints], count: int, weights: Floats) -> Floats:
+    order, present, starts = cells
     confusion = np.zeros((*weights.shape[:-1], count * count))
     confusion[..., present] = np.add.reduceat(weights[..., order], starts, axis=-1)
     return confusion.reshape(*weights.shape[:-1], count, count)
@@ -289,8 +349,13 @@ def log_loss(labels: Ints, probabilities: Floats, weights: npt.ArrayLike | None 
 
     Probabilities below `SMALLEST_PROBABILITY` count as that; rows are not made to sum to 1.
     """
+    return _mean(_find_losses(labels, probabilities), weights)
+
+
+def _find_losses(labels: Ints, probabilities: Floats) -> Floats:
     given = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return _mean(-np.log(np.maximum(given, SMALLEST_PROBABILITY)), weights)
+    losses: Floats = -np.log(np.maximum(given, SMALLEST_PROBABILITY))
+    return losses
 
 
 def brier(labels: Ints, probabilities: Floats, weights: npt.ArrayLike | None = None) -> Floats:
@@ -299,9 +364,14 @@ def brier(labels: Ints, probabilities: Floats, weights: npt.ArrayLike | None = N
     Of two classes it is that of one class's probability, 0 to 1; of more it is summed over the
     classes, 0 to 2 (Brier, Monthly Weather Review 78, 1950). scikit-learn halves likewise.
     """
+    return _mean(_find_errors(labels, probabilities), weights)
+
+
+def _find_errors(labels: Ints, probabilities: Floats) -> Floats:
     count = probabilities.shape[1]
     error = probabilities - (labels[:, None] == np.arange(count))
-    return _mean((error**2).sum(axis=1) / (2 if count == 2 else 1), weights)
+    errors: Floats = (error**2).sum(axis=1) / (2 if count == 2 else 1)
+    return errors
 
 
 def expected_calibration_error(

@@ -21,10 +21,18 @@ def describe_points(
 ) -> list[dict[str, Any]]:
     """Return what each of `RULES` comes to; nothing but for two classes and two folds or more.
 
+    Of several labels each is a question of two classes, and its points say under ``label`` which.
     The models of the other folds were trained on this fold's persons. That their predictions
     know of these is a second-order effect; none of this fold's own predictions has a say.
     """
-    if outcomes.multilabel or len(outcomes.classes) != 2:
+    if outcomes.multilabel:
+        asked = [outcomes.ask(column) for column in range(len(outcomes.classes))]
+        return [
+            {"label": one.classes[1], **point}
+            for rows, one in asked
+            for point in describe_points(one, folds[rows], seed, resamples, notes)
+        ]
+    if len(outcomes.classes) != 2:
         return []
     numbers = np.unique(folds)
     truth = outcomes.labels == outcomes.positive

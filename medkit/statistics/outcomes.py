@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from medkit.errors import UsageError
 from medkit.statistics.intervals import Draws, draw, find_interval
-from medkit.statistics.metrics import Floats, Ints, Measured, measure
+from medkit.statistics.metrics import Floats, Ints, Measured, Weighed, prepare
+from medkit.statistics.plugged import Metric
 
 Entry = dict[str, float | None]
 Rows = npt.NDArray[np.intp]
@@ -52,9 +53,11 @@ class Outcomes:
         Names.
     positive : int
         Of two classes, the one that metrics of a class are about.
-    threshold : ndarray, shape (n,), or None
-        From where on the positive class is predicted, of two classes. By default the class of the
-        largest probability is.
+    threshold : ndarray, shape (n,) or (n, c), or None
+        From where on the positive class is predicted, of two classes, or each of several labels.
+        By default the class of the largest probability is, and a label above 0.5.
+    plugged : sequence of Metric
+        Of plugins, measured beside medkit's own.
     """
 
     labels: Ints
@@ -63,6 +66,7 @@ class Outcomes:
     classes: Sequence[str]
     positive: int = 1
     threshold: Floats | None = None
+    plugged: Sequence[Metric] = ()
 
     @property
     def multilabel(self) -> bool:
@@ -77,11 +81,42 @@ class Outcomes:
     def decide(self) -> Ints:
         """Return the predicted class of each, shape (n,); of several labels 0 or 1, (n, c)."""
         if self.multilabel:
-            return (self.probabilities > 0.5).astype(np.int64)
+            above = self.probabilities > 0.5
+            if self.threshold is not None:
+                above = self.probabilities >= self.threshold
+            return above.astype(np.int64)
         if self.threshold is None:
             return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
         passed = self.probabilities[:, self.positive] >= self.threshold
         return np.where(passed, self.positive, 1 - self.positive)
+
+    def cut_at(self, threshold: float | Sequence[float] | None) -> Outcomes:
+        """Return the same, decided by a threshold of all rows; of several labels by one each."""
+        if threshold is None:
+            return replace(self, threshold=None)
+        shape = self.labels.shape
+        return replace(self, threshold=np.broadcast_to(np.asarray(threshold, np.float64), shape))
+
+    def ask(self, column: int) -> tuple[Rows, Outcomes]:
+        """Return one of several labels as a question of two classes, where its answer is known.
+
+        Returns
+        -------
+        rows : ndarray of int
+            Of those of which it is known.
+        outcomes : Outcomes
+            Of these: without the label, and with it, which is the positive one.
+        """
+        rows = np.flatnonzero(self.labels[:, column] >= 0)
+        name, stated = self.classes[column], self.probabilities[rows, column]
+        return rows, Outcomes(
+            self.labels[rows, column],
+            np.column_stack([1 - stated, stated]),
+            self.persons[rows],
+            (f"no {name}", name),
+            1,
+            None if self.threshold is None else self.threshold[rows, column],
+        )
 
     def take(self, rows: npt.NDArray[Any]) -> Outcomes:
         """Return some of them."""
@@ -95,17 +130,27 @@ class Outcomes:
 
     def measure(self, weights: Floats | None = None) -> Measured:
         """Return every metric, of one row of weights or of many."""
-        return measure(
+        return self.prepare()(np.ones(len(self.labels)) if weights is None else weights)
+
+    def prepare(self) -> Weighed:
+        """Return what gives every metric under weights (`medkit.statistics.metrics.prepare`)."""
+        weighed = prepare(
             self.labels,
             self.probabilities,
-            weights,
             positive=self.positive,
             predicted=None if self.threshold is None else self.decide(),
         )
 
+        def weigh(weights: Floats) -> Measured:
+            found = weighed(weights)
+            own = {one.name: one.weigh(self, weights) for one in self.plugged}
+            return found._replace(metrics=found.metrics | own)
+
+        return weigh
+
     def estimate(self, seed: int, resamples: int) -> Estimate:
         """Return every metric, and what its interval is made of."""
-        return estimate(self.measure, self.persons, seed, resamples)
+        return estimate(self.prepare(), self.persons, seed, resamples)
 
 
 @dataclass(frozen=True, eq=False)

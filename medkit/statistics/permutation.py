@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medkit.errors import UsageError
 from medkit.statistics.metrics import Floats, Ints
 from medkit.statistics.outcomes import Outcomes, gather_rows
+from medkit.statistics.ranking import divide, measure_area, rank
 
 SPREAD = math.sqrt(2)
 _CELLS = 2_000_000  # of dealt labels in memory at a time
@@ -52,7 +52,7 @@ def permute(
     Parameters
     ----------
     outcomes : Outcomes
-        Out-of-fold predictions, one label an image.
+        Out-of-fold predictions. Several labels of an image stay together.
     folds : ndarray, shape (n,)
         Of each image.
     permutations : int
@@ -63,22 +63,18 @@ def permute(
         Of ``"balanced_accuracy"`` and ``"auc"``, the one that stands for both.
     spread : float
         By how much values of chance are spread; 1 for a single model on a test set of its own.
-
-    Raises
-    ------
-    UsageError
-        If there are several labels an image.
     """
-    if outcomes.multilabel:
-        raise UsageError("permutations are for one label an image; leave --permutations out")
     random = np.random.default_rng(seed)
     total = len(outcomes.labels)
     real: dict[str, float] = {}
     chance: dict[str, Floats] = {}
     for fold in np.unique(folds):
         part = outcomes.take(np.flatnonzero(folds == fold))
-        rows = [part.labels[np.newaxis], *_deal(part, permutations, random)]
-        values = [score(part, labels) for labels in rows]
+        # Of several labels it is which ones an image has that is dealt: they stay together.
+        kinds, held = np.unique(part.labels, axis=0, return_inverse=True)
+        held = np.asarray(held.reshape(-1), dtype=np.int64)
+        rows = [held[np.newaxis], *_deal(held, part.persons, permutations, random)]
+        values = [score(part, kinds, labels) for labels in rows]
         for name in values[0]:
             every = np.concatenate([one[name] for one in values]) * len(part.labels) / total
             real[name] = real.get(name, 0.0) + float(every[0])
@@ -88,12 +84,46 @@ def permute(
     return {**shown, "permutations": permutations, "method": METHOD, "metrics": found}
 
 
-def score(part: Outcomes, labels: Ints) -> dict[str, Floats]:
-    """Return balanced accuracy and AUC of the same predictions for rows of labels, shape (r, n).
+def score(part: Outcomes, kinds: Ints, dealt: Ints) -> dict[str, Floats]:
+    """Return balanced accuracy and AUC of the same predictions for rows of labels.
 
-    Classes without an image in a row are left out of its means; AUC is that of the positive class
-    of two, else the mean over classes.
+    Parameters
+    ----------
+    part : Outcomes
+        Whose own labels do not count.
+    kinds : ndarray of int, shape (t,) or (t, c)
+        Labels that images can have.
+    dealt : ndarray of int, shape (r, n)
+        Which of them each has.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (r,)
+        Classes without an image in a row are left out of its means; AUC is that of the positive
+        class of two, else the mean over classes, or over several labels.
     """
+    if not part.multilabel:
+        return _score_classes(part, kinds[dealt])
+    recalls, areas = [], []
+    decided = part.decide()
+    for column in range(len(part.classes)):
+        held, lacks = ((kinds[:, column] == one)[dealt].astype(np.float64) for one in (1, 0))
+        scores = part.probabilities[:, column]
+        both = rank(
+            np.repeat([True, False], len(scores)),
+            np.tile(scores, 2),
+            np.concatenate([held, lacks], axis=1),
+        )
+        shares = [
+            divide(side @ right, side.sum(axis=1))
+            for side, right in ((held, decided[:, column]), (lacks, 1 - decided[:, column]))
+        ]
+        recalls.append(np.mean(shares, axis=0))
+        areas.append(measure_area(both))
+    return {"balanced_accuracy": _average(recalls), "auc": _average(areas)}
+
+
+def _score_classes(part: Outcomes, labels: Ints) -> dict[str, Floats]:
     from scipy.stats import rankdata
 
     decided, count = part.decide(), labels.shape[1]
@@ -119,16 +149,18 @@ def _average(values: list[Floats]) -> Floats:
     return np.where(counts > 0, sums / np.maximum(counts, 1), 0.5)
 
 
-def _deal(part: Outcomes, permutations: int, random: np.random.Generator) -> Iterator[Ints]:
+def _deal(
+    labels: Ints, persons: npt.NDArray[Any], permutations: int, random: np.random.Generator
+) -> Iterator[Ints]:
     """Yield labels that persons of one fold could as well have, shape (some, n)."""
-    rows_of = list(gather_rows(part.persons).values())
-    held = [part.labels[rows] for rows in rows_of]
+    rows_of = list(gather_rows(persons).values())
+    held = [labels[rows] for rows in rows_of]
     alike = defaultdict(list)
-    for number, labels in enumerate(held):
-        alike[0 if (labels == labels[0]).all() else len(labels)].append(number)
-    at_once = max(1, _CELLS // len(part.labels))
+    for number, own in enumerate(held):
+        alike[0 if (own == own[0]).all() else len(own)].append(number)
+    at_once = max(1, _CELLS // len(labels))
     for start in range(0, permutations, at_once):
-        dealt = np.tile(part.labels, (min(at_once, permutations - start), 1))
+        dealt = np.tile(labels, (min(at_once, permutations - start), 1))
         for size, group in alike.items():
             pool = np.stack([held[giver][: size or 1] for giver in group])
             givers = random.permuted(np.tile(np.arange(len(group)), (len(dealt), 1)), axis=1)

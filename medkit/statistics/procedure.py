@@ -121,7 +121,7 @@ def _compare(
     held, rest = (np.flatnonzero(side) for side in (refits.folds == fold, refits.folds != fold))
     inner = replace(outcomes, probabilities=refits.predict_inner(fold)).take(rest)
     outer = replace(outcomes, probabilities=refits.outer).take(held)
-    drawn = draw(outer.measure, outer.persons, seed, _DRAWS).drawn.metrics
+    drawn = draw(outer.prepare(), outer.persons, seed, _DRAWS).drawn.metrics
     seen, said = (part.measure().metrics for part in (inner, outer))
     return [float(seen[name] - said[name]) ** 2 - _spread(drawn[name]) for name in names]
 
@@ -131,12 +131,14 @@ def _spread(drawn: Floats) -> float:
     return float(usable.var()) if len(usable) else math.nan
 
 
-def stretch(name: str, entry: Entry, factor: float) -> Entry:
+def stretch(
+    name: str, entry: Entry, factor: float, ranges: Mapping[str, tuple[float, float]] = _RANGES
+) -> Entry:
     """Return a metric with its interval stretched about the value, within what it can be."""
     value, low, high = entry["value"], entry["low"], entry["high"]
     if value is None or low is None or high is None:
         return entry
-    least, most = _RANGES.get(name, (0.0, 1.0))
+    least, most = ranges.get(name, (0.0, 1.0))
     return {
         "value": value,
         "low": max(least, value - factor * (value - low)),
@@ -150,6 +152,7 @@ def describe(
     errors: Mapping[str, float],
     factors: Mapping[str, float],
     facts: Mapping[str, Any],
+    ranges: Mapping[str, tuple[float, float]] = {},
 ) -> dict[str, Any]:
     """Return the part ``procedure`` of ``metrics.json``.
 
@@ -162,10 +165,12 @@ def describe(
         much to stretch.
     facts : mapping
         ``method``, ``repeats`` and ``fits``.
+    ranges : mapping of str to (float, float), optional
+        What metrics of plugins can be.
     """
     stretched = {
         name: {
-            **stretch(name, metrics[name], factor),
+            **stretch(name, metrics[name], factor, {**_RANGES, **ranges}),
             "standard_error": errors[name] * factor if metrics[name]["low"] is not None else None,
         }
         for name, factor in factors.items()

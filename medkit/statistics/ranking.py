@@ -30,6 +30,32 @@ class Ranking(NamedTuple):
     alarms: Floats
 
 
+class Order(NamedTuple):
+    """What of a ranking does not depend on weights.
+
+    Attributes
+    ----------
+    true, false : ndarray of int
+        Rows of the true and of the false images, the highest score first.
+    found, alarms : ndarray of int, shape (t + 1,)
+        How many of them score each threshold or more, from above all scores on.
+    """
+
+    true: npt.NDArray[Any]
+    false: npt.NDArray[Any]
+    found: npt.NDArray[Any]
+    alarms: npt.NDArray[Any]
+
+
+def order_scores(truth: npt.NDArray[np.bool_], scores: npt.NDArray[Any]) -> Order:
+    """Return the order of images by their scores; see `rank`."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    true = truth[order]
+    upto = np.cumsum(true)[last]  # how many true images there are up to each threshold
+    return Order(order[true], order[~true], np.append(0, upto), np.append(0, last + 1 - upto))
+
+
 def rank(truth: npt.NDArray[np.bool_], scores: npt.NDArray[Any], weights: Floats) -> Ranking:
     """Return the ranking of images by their scores; equal scores are one threshold.
 
@@ -42,19 +68,20 @@ def rank(truth: npt.NDArray[np.bool_], scores: npt.NDArray[Any], weights: Floats
     weights : ndarray, shape (n,) or (r, n)
         Of the images.
     """
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    true = truth[order]
-    upto = np.cumsum(true)[last]  # how many true images there are up to each threshold
+    return follow(order_scores(truth, scores), weights)
+
+
+def follow(order: Order, weights: Floats) -> Ranking:
+    """Return the ranking of images that were put in order before, under weights."""
     return Ranking(
-        _cumulate(weights, order[true], upto), _cumulate(weights, order[~true], last + 1 - upto)
+        _cumulate(weights, order.true, order.found), _cumulate(weights, order.false, order.alarms)
     )
 
 
 def _cumulate(weights: Floats, chosen: npt.NDArray[Any], upto: npt.NDArray[Any]) -> Floats:
     sums = np.zeros((*weights.shape[:-1], len(chosen) + 1))
     np.cumsum(weights[..., chosen], axis=-1, out=sums[..., 1:])
-    cumulated: Floats = sums[..., np.append(0, upto)]
+    cumulated: Floats = sums[..., upto]
     return cumulated
 
 

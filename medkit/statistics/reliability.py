@@ -62,8 +62,18 @@ def calibration_error(
     ndarray, shape () or (r,)
         NaN where there is no weight.
     """
+    return weigh_gaps(spread_gaps(stated, happened, bins), weights)
+
+
+def spread_gaps(stated: Floats, happened: npt.NDArray[np.bool_], bins: int = BINS) -> Floats:
+    """Return what happened less what was stated, in the column of its bin, shape (n, bins)."""
     gaps = np.zeros((len(stated), bins))
-    gaps[np.arange(len(stated)), _find_bins(stated, bins)] = happened - stated
+    gaps[np.arange(len(stated)), find_bins(stated, bins)] = happened - stated
+    return gaps
+
+
+def weigh_gaps(gaps: Floats, weights: Floats) -> Floats:
+    """Return the calibration error of such gaps, under weights of shape (n,) or (r, n)."""
     total = weights.sum(axis=-1)
     error = np.abs(weights @ gaps).sum(axis=-1)
     known: Floats = np.divide(error, total, out=np.full(error.shape, np.nan), where=total > 0)
@@ -74,7 +84,7 @@ def bin_probabilities(
     stated: Floats, happened: npt.NDArray[np.bool_], bins: int = BINS
 ) -> list[Bin]:
     """Return the points of a reliability diagram; see `calibration_error` for its arguments."""
-    where = _find_bins(stated, bins)
+    where = find_bins(stated, bins)
     counts = np.bincount(where, minlength=bins).tolist()
     sums = [
         np.bincount(where, weights=values, minlength=bins).tolist() for values in (stated, happened)
@@ -86,5 +96,6 @@ def bin_probabilities(
     ]
 
 
-def _find_bins(stated: Floats, bins: int) -> npt.NDArray[np.int64]:
+def find_bins(stated: Floats, bins: int = BINS) -> npt.NDArray[np.int64]:
+    """Return the bin of each probability, 0 to ``bins`` - 1, shape (n,)."""
     return np.clip(np.ceil(stated * bins).astype(np.int64) - 1, 0, bins - 1).astype(np.int64)

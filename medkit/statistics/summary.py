@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ from medkit.statistics.outcomes import (
     gather_rows,
     spell_number,
 )
+from medkit.statistics.plugged import Metric, describe_plugged
+from medkit.statistics.truth import MULTICLASS, MULTILABEL
 
 Column = npt.NDArray[Any]
 
@@ -55,11 +58,12 @@ def summarise(
     seed: int,
     resamples: int = 2000,
     positive: str | None = None,
-    threshold: float | None = None,
+    threshold: float | Sequence[float] | None = None,
     rule: str = "mean",
     units: Mapping[str, Column] | None = None,
     groups: Mapping[str, Column] | None = None,
     refits: Sequence[procedure.Refits] = (),
+    plugged: Sequence[Metric] = (),
 ) -> dict[str, Any]:
     """Return the content of ``metrics.json``.
 
@@ -80,8 +84,9 @@ def summarise(
         How many.
     positive : str, optional
         Of two classes, the one that metrics of a class are about; by default the second.
-    threshold : float, optional
-        From where on the positive class is predicted; by default the more probable one is.
+    threshold : float or sequence of float, optional
+        From where on the positive class is predicted; by default the more probable one is. Of
+        several labels one each, by default what is above 0.5.
     rule : str
         How predictions of a unit's images are joined: one of `medkit.statistics.aggregation.RULES`.
     units : mapping of str to ndarray, shape (n,), optional
@@ -90,6 +95,8 @@ def summarise(
         Columns whose values are subgroups.
     refits : sequence of Refits, optional
         Fits on pairs of folds, of the same images, for the procedure's own interval.
+    plugged : sequence of Metric, optional
+        Of plugins; those that are not for such classes are noted.
 
     Returns
     -------
@@ -107,16 +114,19 @@ def summarise(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     persons, folds = np.asarray(persons), np.asarray(folds)
     check_predictions(labels, probabilities)
-    check_rule(rule, classes)
+    check_rule(rule, classes, several=labels.ndim == 2)
     outcomes = Outcomes(
         labels,
         probabilities,
         persons,
         classes,
         choose_positive(classes, positive),
-        None if threshold is None else np.full(len(labels), threshold),
-    )
+    ).cut_at(threshold)
+    fitting = tuple(one for one in plugged if one.fits(outcomes))
+    outcomes = replace(outcomes, plugged=fitting)
     task = _Task(outcomes, folds, seed, resamples, rule, Notes())
+    for one in {*plugged} - {*fitting}:
+        task.notes.add("not measured, as it is for two classes", one.name)
     every = {**(units or {}), "person": persons}
     with threadpool_limits(1, user_api="blas"):  # the order of a sum follows from the threads
         return _compose(task, every, groups or {}, refits)
@@ -145,12 +155,14 @@ def _compose(
     found = outcomes.estimate(task.seed, task.resamples)
     metrics = found.describe(notes)
     parts = {
+        "task": MULTILABEL if outcomes.multilabel else MULTICLASS,
         "classes": list(outcomes.classes),
         "positive": outcomes.classes[outcomes.positive] if _is_binary(outcomes) else None,
         "images": len(outcomes.labels),
         "persons": outcomes.people,
         "headline": HEADLINE,
         "metrics": metrics,
+        "plugged": describe_plugged(outcomes.plugged),
         "per_class": _describe_classes(outcomes, found, notes),
         "confusion": _count_confusion(outcomes),
         "folds": _describe_folds(outcomes, task.folds, notes),
@@ -223,7 +235,8 @@ def _describe_procedure(
         "repeats": len(refits),
         "fits": sum(len(one.pairs) for one in refits) + k * max(len(refits) - 1, 0),
     }
-    return procedure.describe(HEADLINE, metrics, errors, factors, facts)
+    ranges = {one.name: (one.low, one.high) for one in task.outcomes.plugged}
+    return procedure.describe(HEADLINE, metrics, errors, factors, facts, ranges)
 
 
 def _describe_area(outcomes: Outcomes) -> dict[str, Any] | None:
@@ -250,10 +263,11 @@ def _describe_classes(outcomes: Outcomes, found: Estimate, notes: Notes) -> dict
     for column, name in enumerate(outcomes.classes):
         labels = outcomes.labels
         held = labels[:, column] == 1 if outcomes.multilabel else labels == column
+        known = int((labels[:, column] >= 0).sum()) if outcomes.multilabel else len(labels)
         described[name] = {
             "images": int(held.sum()),
             "persons": len(np.unique(outcomes.persons[held])),
-            "prevalence": float(held.mean()),
+            "prevalence": float(held.sum() / max(known, 1)),
             **found.describe_class(column, name, notes),
         }
     return described
@@ -298,7 +312,7 @@ def _describe_baselines(outcomes: Outcomes, notes: Notes) -> dict[str, Any]:
     """
     labels = outcomes.labels
     if outcomes.multilabel:
-        shares = np.nanmean(np.where(labels >= 0, labels, np.nan), axis=0)
+        shares = (labels == 1).sum(axis=0) / np.maximum((labels >= 0).sum(axis=0), 1)
         commonest, constant = None, (shares > 0.5).astype(float)
     else:
         shares = np.bincount(labels, minlength=len(outcomes.classes)) / len(labels)
@@ -323,6 +337,7 @@ def _measure_constant(
     constant = Outcomes(
         outcomes.labels, every, outcomes.persons, outcomes.classes, outcomes.positive
     )
+    constant = replace(constant, plugged=outcomes.plugged)
     return {
         name: spell_number(value, f"{name} of the baselines", notes)
         for name, value in constant.measure().metrics.items()
