@@ -4,7 +4,7 @@ VENV ?= .venv
 PLUGINS = $(foreach name,softmax cnn inception,-e "plugins/medkit-$(name)[tensorflow]")
 SOURCES = pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: demo test check soak bench fuzz backends clean
+.PHONY: demo test check docs soak bench fuzz backends torch jax clean
 
 demo: $(VENV)/demo-installed
 	$(VENV)/bin/python -m medkit demo
@@ -17,15 +17,21 @@ check: $(VENV)/test-installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/test-installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
 soak: $(VENV)/test-installed
 	MEDKIT_KILLS=50 $(VENV)/bin/python -m pytest tests/test_kills.py -v -k "normalise or append"
 	MEDKIT_KILLS=20 $(VENV)/bin/python -m pytest tests/test_kills.py -v -m "soak or not soak" -k "not normalise and not append"
 	MEDKIT_KILLS=30 $(VENV)/bin/python -m pytest tests/test_archive_faults.py -v -k killed
+	MEDKIT_KILLS=30 $(VENV)/bin/python -m pytest tests/test_push_kills.py -v -m soak
 	$(VENV)/bin/python -m pytest tests/test_cli_predict.py -v -m soak
 	$(VENV)/bin/python -m pytest tests/test_fetch_kills.py -v -s -m soak
+	MEDKIT_KILLS=1 $(VENV)/bin/python -m pytest tests/test_conformance.py plugins -v -m soak
+	$(VENV)/bin/python -m pytest tests/test_scaffolding.py tests/test_plugin_management.py -v -m soak
 
 bench: $(VENV)/test-installed
-	for script in $(filter-out benchmarks/trees.py,$(wildcard benchmarks/*.py)); do \
+	for script in $(filter-out benchmarks/trees.py benchmarks/plugin_tutorial.py,$(wildcard benchmarks/*.py)); do \
 	  $(VENV)/bin/python $$script || exit 1; done
 
 # Twenty minutes on the header reader; atheris has no wheels for every Python.
@@ -40,6 +46,13 @@ backends: $(VENV)-backends/tensorflow/installed
 	KERAS_BACKEND=jax $(VENV)-backends/bin/python -m pytest plugins -m "not backends"
 	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest plugins -m "not backends"
 	PYTHONPATH=$(VENV)-backends/tensorflow $(VENV)-backends/bin/python -m pytest plugins -m backends
+
+# Trainers that need PyTorch or JAX and no Keras: an example, and what `plugins new` writes.
+torch: $(VENV)-backends/installed
+	$(VENV)-backends/bin/python -m pytest examples/medkit-torch-resnet tests/test_scaffolding.py -m torch
+
+jax: $(VENV)-backends/installed
+	$(VENV)-backends/bin/python -m pytest tests/test_scaffolding.py -m jax
 
 clean:
 	rm -rf $(VENV) $(VENV)-backends demo-workspace build dist

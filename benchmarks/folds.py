@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from medkit.cohort.folds import make_folds
+from medkit.cohort.division import make_folds
 from medkit.errors import CohortError
 
 MEASURES = ("spread", "size", "worst")

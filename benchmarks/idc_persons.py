@@ -23,7 +23,7 @@ import pandas as pd
 
 from medkit.catalog.database import Database
 from medkit.catalog.persons import Persons, resolve_persons
-from medkit.cohort.folds import make_folds
+from medkit.cohort.division import make_folds
 
 # Here a PatientID is an image: 'Mass-Training_P_00001_LEFT_CC'.
 RULES = {"cbis_ddsm": r"P_\d{5}"}

@@ -26,7 +26,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.preprocessing import OneHotEncoder
 
-from medkit.cohort.folds import Folds, make_folds
+from medkit.cohort.division import make_folds
+from medkit.cohort.folds import Folds
 from medkit.cohort.preparation import find_shortcuts, prepare_folds
 from medkit.cohort.shortcuts import audit_shortcuts
 from medkit.cohort.traits import VIEWS, Glance

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from medkit.cohort.folds import make_inner_folds
+from medkit.cohort.division import make_inner_folds
 from medkit.engine import map_items
 from medkit.statistics.linear import STRENGTHS, LinearHead, fit_linear
 from medkit.statistics.metrics import log_loss

@@ -198,30 +198,33 @@ def check_backend(backend: str) -> Iterator[Finding]:
 
 
 @cache
-def look_for_gpus(backend: str) -> tuple[list[str], str]:
+def look_for_gpus(backend: str, python: str = "") -> tuple[list[str], str]:
     """Return the names of the GPUs that a backend sees, and why it sees none.
 
     Parameters
     ----------
     backend : str
         Of Keras, or ``"none"``. It is asked in a process of its own, once.
+    python : str
+        The interpreter of another environment, whose backend it is.
     """
-    if backend not in _PROBES or find_spec("keras") is None:
+    if backend not in _PROBES or not (python or find_spec("keras")):
         return [], "Keras with TensorFlow, JAX or PyTorch is not installed"
     try:
-        facts, why = _ask_backend(backend)
+        facts, why = _ask_backend(backend, python)
     except _PROBE_ERRORS as error:
         return [], f"Keras does not start with {backend}: {error}"
     return facts["gpus"], why
 
 
-def _ask_backend(backend: str) -> tuple[dict[str, Any], str]:
+def _ask_backend(backend: str, python: str = "") -> tuple[dict[str, Any], str]:
     """Return what a backend says of itself, and why it sees no GPU if it sees none."""
     facts, log = _probe(
         _PROBE_KERAS.format(probe=_PROBES[backend]),
         KERAS_BACKEND=backend,
         TF_CPP_MIN_LOG_LEVEL="0",
         XLA_PYTHON_CLIENT_PREALLOCATE="false",  # others may be at work on the same card
+        python=python,
     )
     if facts["gpus"]:
         return facts, ""
@@ -290,10 +293,10 @@ def check_dask(environment: Mapping[str, str]) -> Finding:
     return Finding("Dask", NOTE, f"{version}, the scheduler {address} does not answer")
 
 
-def _probe(script: str, **environment: str) -> tuple[dict[str, Any], str]:
+def _probe(script: str, python: str = "", **environment: str) -> tuple[dict[str, Any], str]:
     """Run a script in a process of its own; return the JSON it ends with, and its errors' text."""
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [python or sys.executable, "-c", script],
         capture_output=True,
         text=True,
         timeout=_PROBE_SECONDS,

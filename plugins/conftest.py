@@ -19,7 +19,7 @@ from medkit.catalog.scan import scan
 from medkit.catalog.store import Catalog
 from medkit.images.normalisation import Recipe, normalise
 from medkit.images.reader import CachedCodes, Images
-from medkit.plugins import list_trainers
+from medkit.plugins import list_plugins
 from medkit.testing import write_cohort
 from medkit.training.contract import LabelledImages, RunContext
 from medkit.training.run import Finished, train
@@ -122,7 +122,7 @@ def train_on_study(study: Workspace) -> Callable[..., Finished]:
     """Cross-validate an installed trainer, in the child process that the host starts."""
 
     def run(plugin: str, **options: str) -> Finished:
-        if plugin not in {entry.name for entry in list_trainers()}:
+        if plugin not in {entry.name for entry in list_plugins("trainer")}:
             pytest.skip(f"not installed: pip install -e plugins/medkit-{plugin}")
         with study.lock():
             return train(

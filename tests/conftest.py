@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from browser import Seen, open_page
+from finished import Finished
 from hypothesis import HealthCheck, settings
 
 from medkit.workspace import Workspace
@@ -22,15 +22,6 @@ UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", derandomize=True, database=None, **UNTIMED)
 settings.register_profile("here", **UNTIMED)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A command that has ended."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
 
 
 @pytest.fixture

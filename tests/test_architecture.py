@@ -17,8 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import from its own place and from places to the left of it.
 ORDER = [
-    {"errors", "text", "hookspecs", "plugins"},
-    {"workspace", "engine", "diagnosis", "delivery"},
+    {"errors", "text", "hookspecs"},
+    {"workspace", "engine", "diagnosis", "delivery", "plugins"},
     {"statistics"},
     {"sources"},
     {"catalog"},
@@ -28,7 +28,7 @@ ORDER = [
     {"training"},
     {"evaluation"},
     {"archive"},
-    {"testing"},
+    {"testing", "scaffolding"},
     {"cli"},
 ]
 # It stands beside the road from images to numbers, and needs none of it.
@@ -36,10 +36,15 @@ BESIDE = {"archive": {"cohort", "networks", "training", "evaluation"}}
 RANK = {place: rank for rank, places in enumerate(ORDER) for place in places}
 
 HOMES = {
-    "pluggy": {"plugins", "hookspecs"},
+    "pluggy": {"plugins/loading", "hookspecs"},
     "duckdb": {"catalog/database", "sources/idc"},  # the index of IDC is a table of its own
     "idc_index_data": {"sources/idc"},
-    "pynetdicom": {"sources/associations", "sources/dimse", "sources/retrieval"},
+    "pynetdicom": {
+        "sources/associations",
+        "sources/dimse",
+        "sources/retrieval",
+        "sources/storage",
+    },
     "numba": {"catalog/compiled"},
     "fsspec": {"sources/drivers"},
     "tensorstore": {"images/arrays"},
@@ -49,9 +54,10 @@ HOMES = {
     "dask_jobqueue": {"engine"},
     "tensorboard": {"training/tracking"},
     "mlflow": {"training/tracking"},
-    "filelock": {"workspace"},
-    "urllib3": {"sources/https"},
-    "requests": {"sources/https"},
+    "filelock": {"workspace", "plugins/building"},
+    "packaging": {"plugins/candidates"},
+    "urllib3": {"sources/https", "sources/connections"},
+    "requests": {"sources/connections"},
     "tenacity": {"sources/retries"},
     "google_crc32c": {"sources/verification"},
     "jpeg_ls": {"archive/codecs"},

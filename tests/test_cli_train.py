@@ -160,7 +160,7 @@ def list_plugins(run_cli: Cli, site: Path, *options: str) -> Any:
 def test_plugins_are_listed_from_metadata(site: Path, run_cli: Cli) -> None:
     listed = json.loads(list_plugins(run_cli, site, "list", "--json").stdout)
     assert not [text for text in listed["conflicts"] if "centroid" in text]
-    assert {"centroid", "pixels"} <= {trainer["name"] for trainer in listed["trainers"]}
+    assert {"centroid", "pixels"} <= {trainer["name"] for trainer in listed["plugins"]}
     assert "fake-centroid" in list_plugins(run_cli, site, "list").stdout
 
 

@@ -25,11 +25,11 @@ from medkit.evaluation.comparison import (
 )
 from medkit.evaluation.evidence import Evidence, read_evidence
 from medkit.evaluation.pairing import align_runs, score
-from medkit.evaluation.repeats import require_repeats, summarise_repeats
+from medkit.evaluation.repeats import find_repeats, require_repeats, summarise_repeats
 from medkit.statistics.intervals import resample_persons
 from medkit.statistics.metrics import NAMES, Measured
 from medkit.statistics.outcomes import Notes, Outcomes, estimate
-from medkit.workspace import Workspace, write_json
+from medkit.workspace import Workspace, read_json, write_json
 
 CLASSES = ["CT", "MR"]
 METRICS = {
@@ -145,7 +145,7 @@ def test_p_is_that_of_swapping_whole_persons_one_by_one(runs: list[Evidence]) ->
 
     every = [differ((number >> np.arange(7)) % 2 == 1) for number in range(128)]
     exact = np.mean(np.abs(every) >= abs(every[0]) - 1e-12)
-    found = permute(one, other, "log_loss", seed=0, tosses=20_000)
+    found = permute([one], [other], "log_loss", seed=0, tosses=20_000)
     assert found == pytest.approx(exact, abs=0.015)
 
 
@@ -176,13 +176,16 @@ def draw_pair(seed: int, persons: int = 40, images: int = 4, better: float = 0.0
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "auc", "log_loss"])
 def test_of_models_that_are_alike_few_are_called_different(metric: str) -> None:
     """At 5 %, of 200 pairs: 23 or more would be chance in fewer than 1 of 1,000 such tests."""
-    ps = [permute(*draw_pair(seed), metric, seed=seed, tosses=199) for seed in range(200)]
+    ps = [
+        permute(*([one] for one in draw_pair(seed)), metric, seed=seed, tosses=199)
+        for seed in range(200)
+    ]
     assert sum(p <= 0.05 for p in ps if p is not None) < 23
 
 
 def test_of_models_that_differ_most_are_called_different() -> None:
     pairs = (draw_pair(seed, better=1.5) for seed in range(40))
-    ps = [permute(*pair, "auc", seed=0, tosses=199) for pair in pairs]
+    ps = [permute(*([one] for one in pair), "auc", seed=0, tosses=199) for pair in pairs]
     assert sum(p <= 0.05 for p in ps if p is not None) > 30
 
 
@@ -190,7 +193,7 @@ def test_scores_on_another_scale_do_not_change_an_order() -> None:
     """Else a model that is as good, but surer, would be called different by its AUC."""
     one, other = draw_pair(0)
     surer = replace(other, probabilities=np.clip(other.probabilities, 0, 1) ** 3)
-    found = [permute(one, each, "auc", seed=0, tosses=500) for each in (other, surer)]
+    found = [permute([one], [each], "auc", seed=0, tosses=500) for each in (other, surer)]
     assert found[0] == found[1]
 
 
@@ -219,8 +222,8 @@ def test_a_run_between_two_others_keeps_them_in_one_tier() -> None:
         {"first": a, "second": b, "separable": {a, b} == {"a", "c"}}
         for a, b in (("a", "b"), ("a", "c"), ("b", "c"))
     ]
-    assert rank_runs(["a", "b", "c"], [0.9, 0.8, 0.7], pairs, "auc") == [["a", "b", "c"]]
-    assert rank_runs(["b", "a"], [None, 0.9], [], "auc") == [["a", "b"]]
+    assert rank_runs(["a", "b", "c"], [0.9, 0.8, 0.7], pairs) == [["a", "b", "c"]]
+    assert rank_runs(["b", "a"], [None, 0.9], []) == [["a", "b"]]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -342,3 +345,39 @@ def test_runs_that_differ_by_more_than_the_seed_are_no_repeats(workspace: Worksp
     other = replace(runs[1], run={**runs[1].run, "plugin": "cnn"})
     with pytest.raises(UsageError, match="differ in nothing but the seed; plugin: one softmax, an"):
         require_repeats([runs[0], other])
+
+
+def write_family(workspace: Workspace, stem: str, plugin: str) -> list[str]:
+    """Write three repeats of one trainer, each on folds of its own."""
+    for number in (1, 2, 3):
+        name = f"{stem}-r{number}"
+        write_run(workspace, name, seed=number, key=str(number) * 16)
+        path = workspace.run(name) / "run.json"
+        write_json(path, read_json(path) | {"plugin": plugin})
+        table = pd.read_parquet(workspace.run(name) / "predictions.parquet")
+        table["p:MR"] = (table["p:MR"] + number / 50).clip(0, 1)
+        table["p:CT"] = 1 - table["p:MR"]
+        table.to_parquet(workspace.run(name) / "predictions.parquet", index=False)
+    return find_repeats(stem, workspace)
+
+
+def test_families_of_repeats_are_compared_by_their_means(workspace: Workspace) -> None:
+    names = [*write_family(workspace, "one", "softmax"), *write_family(workspace, "others", "cnn")]
+    assert names[:3] == ["one-r1", "one-r2", "one-r3"]
+    every = [read_evidence(workspace.run(name), workspace) for name in names]
+    found = contrast_runs(every, "brier", draws=100, permutations=200)
+    assert found["runs"] == ["one", "others"]
+    single = [align_runs([run])[0].measure().metrics["brier"] for run in every]
+    assert found["rows"][0]["value"] == pytest.approx(np.mean(single[:3]))
+    (pair,) = found["pairs"]
+    assert pair["difference"] == pytest.approx(np.mean(single[:3]) - np.mean(single[3:]))
+    assert pair["low"] < pair["difference"] < pair["high"]
+    assert "family of 3" in found["method"]
+    # Whose order is whose does not matter, and a family lacks none of the others' folds.
+    assert contrast_runs(every[::-1], "brier", draws=100, permutations=200)["rows"][1] == (
+        pytest.approx(found["rows"][0])
+    )
+    with pytest.raises(UsageError, match="only on the same folds"):
+        contrast_runs(every[:5], "brier")
+    with pytest.raises(UsageError, match="only on the same folds"):
+        contrast_runs(every[:3], "brier")

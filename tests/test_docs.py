@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from docpages import list_pages, name_page
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -37,9 +38,7 @@ def test_windows_has_the_same_commands() -> None:
     assert windows <= unix
 
 
-@pytest.mark.parametrize(
-    "page", sorted(REPOSITORY.glob("*.md")) + sorted(REPOSITORY.glob("docs/*.md"))
-)
+@pytest.mark.parametrize("page", [REPOSITORY / "CHANGELOG.md", *list_pages()], ids=name_page)
 def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -17,13 +17,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from medkit.cohort import assignment
 from medkit.cohort.assignment import assign_groups, find_missing
-from medkit.cohort.folds import (
-    Folds,
-    cut_validation,
-    hash_task,
-    make_folds,
-    make_inner_folds,
-)
+from medkit.cohort.division import cut_validation, make_folds, make_inner_folds
+from medkit.cohort.folds import Folds, hash_task
 from medkit.cohort.joining import join_labels
 from medkit.errors import CohortError
 

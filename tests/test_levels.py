@@ -134,7 +134,7 @@ def test_several_labels_an_image_have_their_own_classes() -> None:
     found = summarise(labels, told, persons, folds, ["a", "b", "c"], seed=0, resamples=50)
     dump_json(found)
     assert found["positive"] is None
-    assert found["operating_points"] == []
+    assert [one["label"] for one in found["operating_points"][::5]] == ["a", "b", "c"]
     assert np.shape(found["confusion"]) == (3, 2, 2)
     assert found["per_class"]["b"]["images"] == (labels[:, 1] == 1).sum()
     assert found["metrics"]["auc"]["low"] < found["metrics"]["auc"]["high"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from medkit.cohort.folds import make_inner_folds
+from medkit.cohort.division import make_inner_folds
 from medkit.errors import TrainingError
 from medkit.statistics import linear, logistic
 from medkit.statistics.linear import LinearHead, fit_linear

@@ -247,7 +247,7 @@ def test_a_tracker_that_stops_taking_does_not_stop_the_training(
     monkeypatch.setitem(tracking._WRITERS, "tensorboard", Sulky)
     monkeypatch.setattr("medkit.training.tracking.find_spec", lambda name: True)
     done = train(home, "sulky", "tensorboard")
-    told = read_json(done.folder / "run.json")["warnings"]
+    told = read_json(done.folder / "run.json")["notes"]
     assert told == ["tensorboard took no more of this run's log: OSError: the server is gone"]
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -245,6 +249,37 @@ def test_it_is_written_down_before_anything_is_measured(
     (opening,) = read_openings(home)
     again, (done,) = open_held_out(home, ["run"], device="cpu", threads=1)
     assert again == opening and done.metrics
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process by a POSIX signal")
+@pytest.mark.parametrize("when", ["written", "predicting"])
+def test_an_opening_that_was_killed_goes_on_as_the_same_one(home: Workspace, when: str) -> None:
+    """After kill -9 the ledger has it once, and the numbers are those of an unbroken one."""
+    evaluations = home.root / "evaluations"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medkit", "open", "run", "--device", "cpu", "--threads", "1"],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(sys.path), "MEDKIT_WORKSPACE": str(home.root)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 120
+    while not (
+        home.openings.exists() if when == "written" else any(evaluations.glob("*/job.json"))
+    ):
+        assert time.monotonic() < until and process.poll() is None, "nothing happened"
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    (before,) = read_openings(home)
+    opening, (done,) = open_held_out(home, ["run"], device="cpu", threads=1)
+    assert opening == before and opening.number == 1
+    assert read_openings(home) == [before]
+    assert not list(home.root.glob(".*.part"))
+    shutil.rmtree(done.folder)
+    _, (unbroken,) = open_held_out(home, ["run"], device="cpu", threads=1)
+    assert unbroken.metrics == done.metrics
+    assert unbroken.predictions.equals(done.predictions)
 
 
 def test_runs_that_hold_out_nothing_or_something_else_are_refused(home: Workspace) -> None:

@@ -29,7 +29,7 @@ def test_the_wheel_holds_catalogs_and_templates(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("medkit-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, place in (("catalogs", "medkit/catalogs"), ("medkit", "medkit")):
-        for pattern in ("*.toml", "*.py", "*.j2", "py.typed"):
+        for pattern in ("*.toml", "*.py", "*.j2", "*.template", "py.typed"):
             for path in (REPOSITORY / folder).rglob(pattern):
                 relative = path.relative_to(REPOSITORY / folder).as_posix()
                 assert f"{place}/{relative}" in names
@@ -57,13 +57,13 @@ def test_a_third_party_trainer_takes_the_whole_road(
         return json.loads(done.stdout)
 
     listed = medkit_list(run_cli, example)
-    assert {"name": "forest", "distribution": "medkit-sklearn", "version": "0.1.0"}.items() <= (
-        listed["forest"].items()
+    assert {"name": "boosting", "distribution": "medkit-sklearn", "version": "0.2.0"}.items() <= (
+        listed["boosting"].items()
     )
     medkit("catalog", images)
     medkit("label", "modality", "--tag", "Modality")
     medkit("normalise", "set", "--size", "48")
-    trained = medkit("train", "set", "--plugin", "forest", "--label", "modality", "--folds", "3")
+    trained = medkit("train", "set", "--plugin", "boosting", "--label", "modality", "--folds", "3")
     (run,) = trained["runs"]
     assert run["metrics"]["images"] == 54
     assert run["metrics"]["metrics"]["balanced_accuracy"]["value"] > 0.6
@@ -73,4 +73,4 @@ def test_a_third_party_trainer_takes_the_whole_road(
 
 def medkit_list(run_cli: Callable[..., object], example: Path) -> dict[str, dict[str, str]]:
     done = run_cli("plugins", "list", "--json", PYTHONPATH=f"{example}:{REPOSITORY}")
-    return {entry["name"]: entry for entry in json.loads(done.stdout)["trainers"]}
+    return {entry["name"]: entry for entry in json.loads(done.stdout)["plugins"]}

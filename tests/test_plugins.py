@@ -10,7 +10,7 @@ import pytest
 from faketrainer import HOOK, install
 
 from medkit.errors import PluginError, UsageError
-from medkit.plugins import find_conflicts, find_trainer, list_trainers, load_trainer
+from medkit.plugins import find_conflicts, find_plugin, list_plugins, load_trainer
 
 LIGHT = """
 class Trainer:
@@ -37,7 +37,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_listing_reads_metadata_and_imports_nothing(site: Path) -> None:
     install(site, "fake-light", LIGHT, names=("light",))
     install(site, "fake-broken", BROKEN, names=("broken",))
-    listed = {entry.name: entry for entry in list_trainers()}
+    listed = {entry.name: entry for entry in list_plugins("trainer")}
     assert listed["light"].distribution == "fake-light"
     assert listed["light"].version == "1.2.3"
     assert listed["light"].summary == "Made up."
@@ -64,7 +64,7 @@ def test_a_broken_plugin_is_named_with_its_version_and_its_error(site: Path) -> 
 def test_a_name_claimed_twice_names_both_before_anything_is_loaded(site: Path) -> None:
     install(site, "fake-light", LIGHT, names=("light",))
     install(site, "fake-rival", BROKEN, names=("light",), version="9")
-    (conflict,) = [text for text in find_conflicts(list_trainers()) if "'light'" in text]
+    (conflict,) = [text for text in find_conflicts(list_plugins("trainer")) if "'light'" in text]
     assert "fake-light 1.2.3" in conflict
     assert "fake-rival 9" in conflict
     with pytest.raises(PluginError, match=r"fake-light 1\.2\.3 and fake-rival 9"):
@@ -74,7 +74,7 @@ def test_a_name_claimed_twice_names_both_before_anything_is_loaded(site: Path) -
 
 def test_one_distribution_may_claim_several_names(site: Path) -> None:
     install(site, "fake-light", LIGHT, names=("light", "lighter"))
-    assert not [text for text in find_conflicts(list_trainers()) if "light" in text]
+    assert not [text for text in find_conflicts(list_plugins("trainer")) if "light" in text]
     assert load_trainer("lighter").tasks == {"multiclass"}
 
 
@@ -82,7 +82,7 @@ def test_a_distribution_seen_twice_is_one(site: Path, monkeypatch: pytest.Monkey
     install(site, "fake-light", LIGHT, names=("light",))
     install(site.parent / "editable", "fake_light", LIGHT, names=("light",), version="1.2.4")
     monkeypatch.syspath_prepend(str(site.parent / "editable"))
-    assert find_trainer("light").version == "1.2.4"
+    assert find_plugin("trainer", "light").version == "1.2.4"
 
 
 def test_a_misspelt_hook_is_found(site: Path) -> None:
@@ -117,4 +117,4 @@ def test_a_module_without_the_hook_is_told_so(site: Path) -> None:
 def test_an_unknown_name_is_answered_with_what_is_installed(site: Path) -> None:
     install(site, "fake-light", LIGHT, names=("light",))
     with pytest.raises(UsageError, match=r"no trainer plugin is named 'lite'; installed: .*light"):
-        find_trainer("lite")
+        find_plugin("trainer", "lite")

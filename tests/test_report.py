@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import Seen, check_page, read
-from conftest import Finished
+from finished import Finished
 
 from medkit.errors import UsageError, WorkspaceError
 from medkit.evaluation.mistakes import find_examples

@@ -165,13 +165,15 @@ def test_predictions_name_the_most_probable_class() -> None:
             "fold": [1, 0],
         }
     )
-    described = describe_predictions(table, ["cat", "dog"], np.array([[0.2, 0.8], [0.5, 0.5]]))
+    described = describe_predictions(
+        table, ["cat", "dog"], np.array([[0.2, 0.8], [0.5, 0.5]]), np.array([1, 0])
+    )
     assert list(described) == [
         *("image", "file", "path", "frame", "person", "label", "predicted", "fold"),
         *("p:cat", "p:dog"),
     ]
     assert described["predicted"].tolist() == ["dog", "cat"]
     unlabelled = describe_predictions(
-        table.drop(columns=["label", "fold"]), ["cat", "dog"], np.eye(2)
+        table.drop(columns=["label", "fold"]), ["cat", "dog"], np.eye(2), np.array([0, 1])
     )
     assert "label" not in unlabelled

@@ -64,7 +64,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is plain enough for the quick road."""
 
-    def leave(entries: Entries, keep: bool) -> tuple[segments.Tables, list[int]]:
+    def leave(entries: Entries, keep: bool, readers: object) -> tuple[segments.Tables, list[int]]:
         told = inspection.inspect_findings(entries, dict(entries.findings))
         return told, [row for row in range(len(entries)) if row not in entries.findings]
 

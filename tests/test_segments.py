@@ -253,7 +253,9 @@ def test_rows_are_in_the_order_of_paths_whoever_read_them(
     quickly = run(tree)
     real = reading.inspect_quickly
 
-    def leave_some(entries: Entries, keep: bool) -> tuple[segments.Tables, list[int]]:
+    def leave_some(
+        entries: Entries, keep: bool, readers: object
+    ) -> tuple[segments.Tables, list[int]]:
         left = [row for row, path in enumerate(entries.paths) if path.endswith("1.dcm")]
         tables, more = real(entries.take(sorted({*range(len(entries))} - {*left})), keep)
         assert not more

@@ -13,7 +13,8 @@ from faketrainer import make_workspace
 from typer.testing import CliRunner
 
 from medkit.cli.audit import app
-from medkit.cohort.folds import Folds, make_folds
+from medkit.cohort.division import make_folds
+from medkit.cohort.folds import Folds
 from medkit.cohort.shortcuts import BOUND, audit_shortcuts, read_shortcuts
 from medkit.cohort.traits import MISSING, RARE, VIEWS, Glance, glance, list_fields
 from medkit.images.reader import CachedCodes, Images

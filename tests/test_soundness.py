@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Finished
 from faketrainer import CENTROID, install, make_workspace
+from finished import Finished
 
 import medkit
 from medkit.errors import ImageSetError

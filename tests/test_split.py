@@ -17,15 +17,8 @@ from hypothesis import strategies as st
 from test_folds import check, cohorts, draw_table, make_table, spread
 
 from medkit.cohort import split as split_module
-from medkit.cohort.folds import (
-    HELD_OUT,
-    Folds,
-    cut_validation,
-    divide,
-    hash_task,
-    list_given,
-    make_folds,
-)
+from medkit.cohort.division import HELD_OUT, cut_validation, divide, list_given, make_folds
+from medkit.cohort.folds import Folds, hash_task
 from medkit.cohort.leaks import find_leaks
 from medkit.cohort.preparation import prepare_folds
 from medkit.cohort.split import Split, list_lacking

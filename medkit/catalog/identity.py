@@ -20,7 +20,8 @@ NOBODY = re.compile(
 
 Node = tuple[str, ...]
 
-# Formats whose frames belong together; a picture stands alone.
+# A picture stands alone, and so does one image of another format but these.
+_ALONE = ("png", "jpeg", "tiff", "bmp")
 _GROUPED = ("dicom", "nifti", "metaimage", "nrrd", "raw")
 
 
@@ -31,7 +32,7 @@ def fill_uids(values: dict[str, Any], finding: Finding, source: str, path: str) 
     series without a UID stays together, and is the same after every scan. A file that holds a
     volume of another format is a series of its own.
     """
-    if values["format"] not in _GROUPED or finding.reason == "dicomdir":
+    if _stands_alone(values) or finding.reason == "dicomdir":
         return False
     own = [path] if values["format"] != "dicom" else []
     folder = path.rpartition("/")[0]
@@ -56,6 +57,11 @@ def fill_uids(values: dict[str, Any], finding: Finding, source: str, path: str) 
         missing = True
         values["SOPInstanceUID"] = _make_uid("SOPInstanceUID", source, path)
     return missing
+
+
+def _stands_alone(values: dict[str, Any]) -> bool:
+    form = values["format"]
+    return form in _ALONE or (form not in _GROUPED and values.get("NumberOfFrames") in (None, 1))
 
 
 def compile_person_regex(pattern: str) -> re.Pattern[str]:

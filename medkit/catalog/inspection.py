@@ -7,7 +7,7 @@ the same of a file that both can read. What comes back are tables, small enough 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from medkit.catalog.findings import Finding, UnreadableFileError, ignore
 from medkit.catalog.headers import READER_VERSION, read_header
 from medkit.catalog.identity import fill_uids
 from medkit.catalog.pictures import read_picture
+from medkit.catalog.readers import DICOM_KINDS, add_readers, inspect_plugged, name_own
 from medkit.catalog.schema import READ_TABLES, RESOLVED
 from medkit.errors import SourceError
 from medkit.sources.streams import File
@@ -43,46 +44,59 @@ class _Member:
     finding: Finding
 
 
-def name_reader(keep_identifiers: bool) -> str:
+def name_reader(keep_identifiers: bool, readers: Sequence[str] = ()) -> str:
     """Return what rows must say of their reader to be taken over by a later scan."""
-    return f"{READER_VERSION} with identifiers" if keep_identifiers else READER_VERSION
+    own = f"{READER_VERSION} with identifiers" if keep_identifiers else READER_VERSION
+    return add_readers(own, readers)
 
 
-def inspect_quickly(entries: Entries, keep_identifiers: bool = False) -> tuple[Tables, list[int]]:
-    """Return the rows of those files that are plain, and the positions of those left over."""
+def inspect_quickly(
+    entries: Entries, keep_identifiers: bool = False, readers: Sequence[str] = ()
+) -> tuple[Tables, list[int]]:
+    """Return the rows of those files that are plain, and the positions of those left over.
+
+    With readers of plugins, whatever is not DICOM is left to them: their code runs in processes.
+    """
     from medkit.catalog.heads import read_plain  # compiled code, which the slow road does without
 
     findings = {row: _tell_unread(entries, row) for row in _find_unread(entries)}
     rows = np.setdiff1d(np.arange(len(entries)), [*findings])
     pieces, told, left = read_plain(entries, rows, keep_identifiers)
+    if readers:
+        told, left = {}, sorted([*left, *told])
     reader = name_reader(keep_identifiers)
     plain = [_tabulate_files(entries, piece["files"], reader) for piece in pieces]
-    others = inspect_findings(entries, findings | told, keep_identifiers)
+    others = inspect_findings(entries, findings | told, keep_identifiers, readers)
     tables = {"files": pa.concat_tables([*plain, others["files"]])}
     for name in ("instances", "frames"):
         tables[name] = pa.concat_tables([*(piece[name] for piece in pieces), others[name]])
     return {**tables, "problems": others["problems"]}, left
 
 
-def inspect_slowly(entries: Entries, keep_identifiers: bool = False) -> Tables:
+def inspect_slowly(
+    entries: Entries, keep_identifiers: bool = False, readers: Sequence[str] = ()
+) -> Tables:
     """Return the rows of some files, whatever they are."""
     rows = _make_rows()
     for row in range(len(entries)):
-        finding, members = _open_and_look(entries, row, keep_identifiers)
+        finding, members = _open_and_look(entries, row, keep_identifiers, readers)
         _add(rows, entries, row, finding)
         for member in members:
             _add(rows, entries, row, member.finding, member)
-    return _to_tables(rows, name_reader(keep_identifiers))
+    return _to_tables(rows, name_reader(keep_identifiers, readers))
 
 
 def inspect_findings(
-    entries: Entries, findings: dict[int, Finding], keep_identifiers: bool = False
+    entries: Entries,
+    findings: dict[int, Finding],
+    keep_identifiers: bool = False,
+    readers: Sequence[str] = (),
 ) -> Tables:
     """Return the rows of files of which all is known, by their positions."""
     rows = _make_rows()
     for row, finding in sorted(findings.items()):
         _add(rows, entries, row, finding)
-    return _to_tables(rows, name_reader(keep_identifiers))
+    return _to_tables(rows, name_reader(keep_identifiers, readers))
 
 
 def report_death(entries: Entries, detail: str, code: str = "reader-died") -> Tables:
@@ -133,8 +147,10 @@ def _make_rows() -> Rows:
 
 
 def _to_tables(rows: Rows, reader: str | None) -> Tables:
+    own = reader and name_own(reader)
     for row in rows["files"]:
-        row["reader"] = reader
+        # Readers of plugins are asked of nothing that is DICOM, but of what an archive holds.
+        row["reader"] = own if row["kind"] in DICOM_KINDS else reader
     return {
         name: pa.Table.from_pylist(rows[name], schema=schema)
         for name, schema in READ_TABLES.items()
@@ -142,7 +158,7 @@ def _to_tables(rows: Rows, reader: str | None) -> Tables:
 
 
 def _open_and_look(
-    entries: Entries, row: int, keep_identifiers: bool
+    entries: Entries, row: int, keep_identifiers: bool, readers: Sequence[str]
 ) -> tuple[Finding, list[_Member]]:
     if row in entries.findings:
         return entries.findings[row], []
@@ -150,13 +166,17 @@ def _open_and_look(
     try:
         place = None if is_remote(entries.root) else Path(entries.root, path)
         with open_file(entries.root, path, int(entries.sizes[row])) as stream:
+            plugged = inspect_plugged(stream, int(entries.sizes[row]), readers)
+            if plugged is not None:
+                return plugged[0], [_Member(*member) for member in plugged[1]]
             finding = _look(stream, int(entries.sizes[row]), path, keep_identifiers, place)
             if finding.reason == "dicomdir":
                 finding = _check_directory(finding, stream, place and place.parent)
         if finding.kind != "archive":
             return finding, []
         # All of them or none: half an archive would be a problem and an archive at once.
-        return finding, list(_look_into_archive(locate_file(entries.root, path), keep_identifiers))
+        archive = locate_file(entries.root, path)
+        return finding, list(_look_into_archive(archive, keep_identifiers, readers))
     except UnreadableFileError as error:
         return error.to_finding(), []
     except OSError as error:
@@ -170,11 +190,16 @@ def _check_directory(finding: Finding, stream: BinaryIO, folder: Path | None) ->
     return replace(finding, detail=detail, problems=[*finding.problems, *problems])
 
 
-def _look_into_archive(path: File, keep_identifiers: bool) -> Iterator[_Member]:
+def _look_into_archive(
+    path: File, keep_identifiers: bool, readers: Sequence[str]
+) -> Iterator[_Member]:
     for member in iterate_members(path):
         with member.open() as stream:
             try:
-                finding = _look(stream, member.size, member.name, keep_identifiers)
+                plugged = inspect_plugged(stream, member.size, readers)
+                finding = plugged and plugged[0]
+                if finding is None:
+                    finding = _look(stream, member.size, member.name, keep_identifiers)
             except UnreadableFileError as error:
                 finding = error.to_finding()
         if finding.kind == "archive":

@@ -7,6 +7,7 @@ root         a folder is scanned, as ``source``, with ``person_regex`` (or null)
              where files without a header are described
 label        ``name`` has values: ``on`` and ``rows`` of a table, or a ``rule`` with its argument
 persons      pictures have a PatientID: ``on`` and ``rows``
+readers      ``names`` of plugins that read files from now on, instead of those before
 forget-root  ``folder`` is no longer part of the catalog
 forget-label what was said of ``name`` so far holds no longer
 ============ ===================================================================================

@@ -32,8 +32,13 @@ _ODD = pa.schema([(name, pa.string()) for name in ("root", "PatientID", "identit
 # What each profile says of its person.
 _CLAIMS = """
 CREATE TEMP TABLE claims AS
-SELECT profile, source, root, told_basis AS basis, told_patient AS patient,
-    told_patient AS identity, '' AS issuer, NULL AS study
+SELECT profile, source, root,
+    -- What a plugin's reader found is worth less than what the user says.
+    CASE WHEN told_patient IS NULL AND PatientID IS NOT NULL THEN 'PatientID' ELSE told_basis END
+        AS basis,
+    coalesce(told_patient, PatientID) AS patient, coalesce(told_patient, PatientID) AS identity,
+    CASE WHEN told_patient IS NULL THEN coalesce(IssuerOfPatientID, '') ELSE '' END AS issuer,
+    NULL AS study
 FROM profiles WHERE NOT dicom
 UNION ALL
 SELECT profile, source, profiles.root,

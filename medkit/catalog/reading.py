@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,8 @@ class Reader:
         The catalog's.
     keep_identifiers : bool
         Names and birth dates too.
+    readers : sequence of str
+        Of plugins.
     engine, workers
         Where to read slowly; see `medkit.engine.map_items`. Quickly read is here, in as many
         threads; Dask workers get whole segments and do both.
@@ -79,6 +81,7 @@ class Reader:
         folder: Path,
         *,
         keep_identifiers: bool,
+        readers: Sequence[str] = (),
         engine: str,
         workers: int | None,
         stands: Callable[[int, Segment], None],
@@ -86,10 +89,13 @@ class Reader:
         self.share = Share()
         self._folder = folder
         self._keep = keep_identifiers
+        self._readers = tuple(readers)
         self._engine = engine
         self._workers = workers
         self._look = partial(
-            _read_slowly if engine == "local" else _read_both, keep=keep_identifiers
+            _read_slowly if engine == "local" else _read_both,
+            keep=keep_identifiers,
+            readers=self._readers,
         )
         self._stands = stands
         self._orders: dict[Entries, _Order] = {}  # of batches that were handed out
@@ -163,7 +169,7 @@ class Reader:
             return _Order(position, wanted, wanted)
         order = _Order(position, wanted)
         rows = wanted.rows
-        reader = name_reader(self._keep)
+        reader = name_reader(self._keep, self._readers)
         order.pieces, missing = carry_over(self._folder, rows, wanted.older, reader)
         entries = rows.entries.take(missing) if len(missing) < len(rows) else rows.entries
         order.opened = len(entries) - len(entries.findings)
@@ -177,7 +183,7 @@ class Reader:
         return order
 
     def _read_piece(self, order: _Order, entries: Entries) -> None:
-        tables, left = inspect_quickly(entries, self._keep)
+        tables, left = inspect_quickly(entries, self._keep, self._readers)
         order.pieces.append(tables)
         order.slow += len(left)
         order.left.extend(
@@ -191,14 +197,14 @@ class Reader:
         order.pieces = []
 
 
-def _read_slowly(entries: Entries, keep: bool) -> _Read:
-    return inspect_slowly(entries, keep), 0
+def _read_slowly(entries: Entries, keep: bool, readers: Sequence[str]) -> _Read:
+    return inspect_slowly(entries, keep, readers), 0
 
 
-def _read_both(entries: Entries, keep: bool) -> _Read:
+def _read_both(entries: Entries, keep: bool, readers: Sequence[str]) -> _Read:
     """Return what a Dask worker makes of a segment, and how many files it read slowly."""
-    tables, left = inspect_quickly(entries, keep)
-    slow = inspect_slowly(entries.take(left), keep)
+    tables, left = inspect_quickly(entries, keep, readers)
+    slow = inspect_slowly(entries.take(left), keep, readers)
     return {name: pa.concat_tables([tables[name], slow[name]]) for name in tables}, len(left)
 
 

@@ -19,6 +19,7 @@ from medkit.catalog.inspection import name_reader
 from medkit.catalog.journal import find_roots, read_journal
 from medkit.catalog.planning import Wanted, plan
 from medkit.catalog.rawvolumes import add_raw
+from medkit.catalog.readers import remember_readers
 from medkit.catalog.reading import Reader, Share
 from medkit.catalog.roots import Root as Root  # what `scan` takes belongs to its face
 from medkit.catalog.roots import find_absent_roots, forget_roots, remember_roots
@@ -119,6 +120,7 @@ def scan(
     keep_identifiers: bool = False,
     forget: Sequence[Path | str] = (),
     rebuild: bool = False,
+    readers: Sequence[str] | None = None,
 ) -> Summary:
     """Scan some folders, and make a new snapshot of the catalog.
 
@@ -142,15 +144,22 @@ def scan(
     rebuild : bool
         Read every file of these folders again, and derive all from that and the journal. Files
         that are no longer there are then forgotten.
+    readers : sequence of str, optional
+        Plugins that read other formats; ``("none",)`` for none, and by default those that this
+        catalog was scanned with before. What is not DICOM is read again where they, or their
+        versions, are others.
 
     Raises
     ------
     UsageError
         If a folder is missing, lies in another one, or its person rule is no regular expression;
-        or one to forget was never scanned.
+        or one to forget was never scanned; or no reader has that name.
+    PluginError
+        If a reader cannot be imported.
     CatalogError
         If what was read of another folder is damaged.
     """
+    plugged = remember_readers(catalog_folder, readers)
     forget_roots(catalog_folder, forget)
     remember_roots(catalog_folder, roots)
     remove_folder(catalog_folder / "partial")
@@ -171,11 +180,12 @@ def scan(
     reader = Reader(
         catalog_folder,
         keep_identifiers=keep_identifiers,
+        readers=plugged,
         engine=engine,
         workers=workers,
         stands=stands,
     )
-    version = name_reader(keep_identifiers)
+    version = name_reader(keep_identifiers, plugged)
     plans = _plan(catalog_folder, list(scanned.values()), older, version, rebuild, counter)
     with closing(plans), syncing:
         reader.read(plans)

@@ -22,6 +22,7 @@ cut-header         the file ends before its header does, or before a value in it
 deflate-bomb       the data set inflates beyond any use
 name-not-text      the file's name is not UTF-8
 no-elements        a DICOM file without a data set
+reader-failed      a plugin that reads this format failed at it
 raw-size           a described raw volume of another size than its shapes have
 reader-died        the process that read it was ended by the system
 reader-timeout     its reader did not come to an end
@@ -77,7 +78,9 @@ FILES = pa.schema(
         ("reason", _text),
         ("detail", _text),
         ("vanished", _truth),
-        ("reader", _text),  # which version read it, and whether it kept identifiers; null: none did
+        # Which version read it, whether it kept identifiers, and of what is not DICOM the plugins
+        # that were asked, with versions; null: none did.
+        ("reader", _text),
     ]
 )
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from medkit.catalog.database import write_table
 from medkit.catalog.entries import Entries, join_entries
+from medkit.catalog.readers import is_current
 from medkit.catalog.schema import READ_TABLES
 from medkit.errors import CatalogError, WorkspaceError
 from medkit.workspace import (
@@ -232,17 +233,8 @@ def sync_segment(folder: Path, name: str) -> None:
 
 def read_files(folder: Path, segment: Segment) -> pa.Table:
     """Return what tells whether the files of a segment changed; members are left out."""
-    columns = [
-        "file",
-        "container",
-        "path",
-        "size",
-        "mtime_ns",
-        "inode",
-        "reason",
-        "reader",
-        "source",
-    ]
+    columns = ["file", "container", "path", "size", "mtime_ns", "inode"]
+    columns += ["kind", "reason", "reader", "source"]
     files = _read(table_path(folder, segment.name, "files"), columns)
     return files.filter(pc.is_null(files["container"]))
 
@@ -318,7 +310,7 @@ def _are_same(
     ):
         same &= files[name].to_numpy()[places] == column
     lasting = pc.and_(
-        pc.and_(pc.equal(files["reader"], reader), pc.equal(files["source"], entries.source)),
+        pc.and_(is_current(files, reader), pc.equal(files["source"], entries.source)),
         pc.invert(pc.is_in(files["reason"], pa.array(_TRANSIENT))),
     ).fill_null(False)
     same &= lasting.to_numpy()[places]

@@ -18,6 +18,7 @@ from medkit.cli.options import (
     LabelOption,
     MinPersonsOption,
     SeedOption,
+    SeparatorOption,
     SetArgument,
     StratifyOption,
     WorkspaceOption,
@@ -39,6 +40,7 @@ _SHOWN = 10  # pairs of pictures on the screen; all are on the page
 def leaks(
     set_name: SetArgument,
     label: LabelOption,
+    separator: SeparatorOption = None,
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
     min_persons: MinPersonsOption = None,
@@ -65,7 +67,7 @@ def leaks(
         chosen = split_classes(classes)
         split = Split(hold_out, tuple(stratify or ()), folds_by, folds_from)
         task = (set_name, label, folds, seed, min_persons, chosen, split)
-        prepared = prepare_folds(home, *task, progress)
+        prepared = prepare_folds(home, *task, progress, separator=separator)
         page = write_pairs(prepared, home.audits / f"{prepared.folds.key}.html")
     if as_json:
         print_json({**prepared.describe(), "page": page and str(page)})
@@ -80,6 +82,7 @@ def leaks(
 def shortcuts(
     set_name: SetArgument,
     label: LabelOption,
+    separator: SeparatorOption = None,
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
     min_persons: MinPersonsOption = None,
@@ -104,7 +107,8 @@ def shortcuts(
         chosen = split_classes(classes)
         split = Split(hold_out, tuple(stratify or ()), folds_by, folds_from)
         task = (set_name, label, folds, seed, min_persons, chosen, split)
-        prepared = find_shortcuts(home, prepare_folds(home, *task, progress), progress)
+        made = prepare_folds(home, *task, progress, separator=separator)
+        prepared = find_shortcuts(home, made, progress)
     if as_json:
         print_json({"key": prepared.folds.key, **(prepared.leaks.shortcuts or {})})
     else:
@@ -112,6 +116,12 @@ def shortcuts(
 
 
 def _print_shortcuts(found: Mapping[str, Any]) -> None:
+    for one in found.get("by_label") or [found]:
+        _print_label(one)
+    say(found["verdict"])
+
+
+def _print_label(found: Mapping[str, Any]) -> None:
     together = found["fields"]
     rows = [("all that is known", together)] if together else []
     rows += [(one["field"], one) for one in (together["strongest"] if together else ())]
@@ -123,7 +133,6 @@ def _print_shortcuts(found: Mapping[str, Any]) -> None:
         note=f"{found['images']} images of {found['persons']} persons; intervals are corrected "
         f"for {found['tried']} looks",
     )
-    say(found["verdict"])
 
 
 _SAID = {True: "yes", False: "no"}

@@ -56,6 +56,16 @@ def catalog(
             "that are no longer there are forgotten.",
         ),
     ] = False,
+    readers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reader",
+            metavar="PLUGIN",
+            envvar="MEDKIT_READERS",
+            help="A plugin that reads another file format; several are asked in this order. The "
+            "catalog remembers them; 'none' asks none again.",
+        ),
+    ] = None,
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     anonymise: AnonymiseOption = False,
@@ -81,6 +91,7 @@ def catalog(
             keep_identifiers=keep_identifiers,
             forget=forget or [],
             rebuild=rebuild,
+            readers=readers or None,
         )
     if anonymise:
         summary = summary.hide_warnings()

@@ -14,7 +14,11 @@ from medkit.workspace import Workspace
 
 def compare(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN RUN...", help="Finished runs on the same folds.")
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Finished runs on the same folds; of --repeats their common name.",
+        ),
     ],
     metric: Annotated[
         str, typer.Option("--metric", help="Any of those in metrics.json, such as auc.")
@@ -36,9 +40,11 @@ def compare(
     """Compare finished runs, paired by person: differences, their intervals, and a ranking."""
     from medkit.evaluation.comparison import contrast_runs
     from medkit.evaluation.evidence import read_evidence
+    from medkit.evaluation.repeats import find_repeats
 
     home = Workspace(workspace)
-    evidence = [read_evidence(home.run(run), home) for run in runs]
+    every = [one for run in runs for one in find_repeats(run, home)]
+    evidence = [read_evidence(home.run(run), home) for run in every]
     found = contrast_runs(evidence, metric, draws=draws, permutations=permutations)
     if as_json:
         print_json(found)

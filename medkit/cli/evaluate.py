@@ -16,6 +16,7 @@ from medkit.cli.options import (
     LabelOption,
     OutsideDomainOption,
     RunArgument,
+    SeparatorOption,
     SetArgument,
     ThreadsOption,
     ThresholdOption,
@@ -30,6 +31,7 @@ def evaluate(
     run: RunArgument,
     set_name: SetArgument,
     label: LabelOption,
+    separator: SeparatorOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the evaluation.")] = None,
     allow_overlap: Annotated[
         bool,
@@ -55,6 +57,7 @@ def evaluate(
             run,
             set_name,
             label=label,
+            separator=separator,
             name=name,
             threshold=threshold,
             allow_overlap=allow_overlap,
@@ -88,5 +91,10 @@ def _print_calibration(metrics: Mapping[str, Any]) -> None:
             (name.replace("_", " "), f"{before:.3f}", f"{calibration['after'][name]:.3f}")
             for name, before in calibration["before"].items()
         ],
-        note=f"by the run's temperature, {calibration['temperature']:.3g}",
+        note=f"by the run's temperature, {_spell(calibration['temperature'])}",
     )
+
+
+def _spell(temperature: float | list[float]) -> str:
+    each = temperature if isinstance(temperature, list) else [temperature]
+    return ", ".join(f"{one:.3g}" for one in each)

@@ -9,11 +9,18 @@ import typer
 
 from medkit.cli.options import HERE, JsonOption, WorkspaceOption
 from medkit.cli.terminal import print_json, print_table, say
+from medkit.errors import UsageError
 from medkit.workspace import Workspace
 
 
 def label(
-    name: Annotated[str, typer.Argument(help="What to call the label, such as diagnosis.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="What to call the label, such as diagnosis; with --csv several columns at once, "
+            "commas between."
+        ),
+    ],
     workspace: WorkspaceOption = HERE,
     csv: Annotated[
         Path | None, typer.Option(help="A CSV or Parquet file that tells the values.")
@@ -53,12 +60,17 @@ def label(
     rule = choose_rule(
         csv=csv, column=column, on=on, folder=folder, tag=tag, regex=regex, source=source
     )
+    names = [one.strip() for one in name.split(",")]
+    if len(names) > 1 and (csv is None or column is not None):
+        raise UsageError("several labels are columns of one --csv FILE, each with the label's name")
     with home.lock():
-        done = label_images(home.catalog, name, rule, replace=replace)
+        every = [label_images(home.catalog, one, rule, replace=replace) for one in names]
     if as_json:
-        print_json(asdict(done))
+        told = [asdict(done) for done in every]
+        print_json(told[0] if len(told) == 1 else told)
         return
-    print_table(f"label {name}", ("value", "images"), list(done.values.items()))
-    say(done.sentence)
-    for warning in done.warnings:
+    for done in every:
+        print_table(f"label {done.name}", ("value", "images"), list(done.values.items()))
+        say(done.sentence)
+    for warning in every[-1].warnings:
         say(f"note: {warning}")

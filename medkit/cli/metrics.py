@@ -82,8 +82,9 @@ def _order(metrics: Mapping[str, Any]) -> list[str]:
     """Return the metrics that there are, the headline first: JSON has them by the alphabet."""
     from medkit.statistics.metrics import NAMES
 
+    names = [*NAMES, *metrics.get("plugged", ())]
     return [metrics["headline"]] + [
-        name for name in NAMES if name in metrics["metrics"] and name != metrics["headline"]
+        name for name in names if name in metrics["metrics"] and name != metrics["headline"]
     ]
 
 
@@ -145,7 +146,7 @@ def _print_points(metrics: Mapping[str, Any]) -> None:
         ("rule", "thresholds", *_AT_A_POINT),
         [
             (
-                one["rule"],
+                ": ".join(filter(None, (one.get("label"), one["rule"]))),
                 f"{min(one['thresholds']):.3f} to {max(one['thresholds']):.3f}",
                 *(_spell_range(one[name]) for name in _AT_A_POINT),
             )

@@ -63,6 +63,15 @@ SetArgument = Annotated[str, typer.Argument(metavar="SET", help="Name of a set."
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Name of a finished run.")]
 LabelOption = Annotated[str, typer.Option("--label", help="Name of a label of the catalog.")]
 
+SeparatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--separator",
+        help="What stands between the names where a value of the label holds several, such as '|' "
+        "in 'Edema|Mass': each is then predicted by itself.",
+    ),
+]
+
 # What decides which folds there are: equal for audit and train, or they would not meet.
 FoldsOption = Annotated[int, typer.Option("--folds", min=2, help="Parts of the persons.")]
 HoldOutOption = Annotated[

@@ -108,15 +108,18 @@ def _find_set(home: Workspace, targets: list[str]) -> str | None:
 
 
 def _print(done: Applied, path: Path, as_json: bool) -> None:
+    from medkit.statistics.truth import asks_several, find_class
+
     record, refused = done.record, done.refused
-    classes = done.predictions["predicted"].value_counts()
+    predicted, several = done.predictions["predicted"], asks_several(record)
+    classes = {name: int(find_class(predicted, name, several).sum()) for name in record["classes"]}
     if as_json:
         print_json(
             {
                 "evaluation": record,
                 "repeated": done.repeated,
                 "predictions": str(path),
-                "classes": {name: int(classes.get(name, 0)) for name in record["classes"]},
+                "classes": classes,
                 "refused": refused.astype(object).where(refused.notna(), None).to_dict("records"),
             }
         )
@@ -125,7 +128,7 @@ def _print(done: Applied, path: Path, as_json: bool) -> None:
     print_table(
         f"{counts['predicted']:,} of {counts['found']:,} predicted",
         ("predicted", "images"),
-        [(name, int(classes.get(name, 0))) for name in record["classes"]],
+        list(classes.items()),
     )
     say(f"decided by: {tell_rule(record)}")
     if counts["refused"]:
@@ -168,9 +171,13 @@ def print_warnings(done: Applied) -> None:
 
 def tell_rule(record: Mapping[str, Any]) -> str:
     """Return how classes were decided, for a person."""
-    decision = record["decision"]
+    decision, several = record["decision"], record.get("task") == "multilabel"
     if decision["threshold"] is None:
-        return "the most probable class"
+        return "each label from a probability of 0.5 on" if several else "the most probable class"
+    if several:
+        cuts = zip(record["classes"], decision["threshold"], strict=True)
+        told = ", ".join(f"{name} from {cut:.4g}" for name, cut in cuts)
+        return f"probabilities: {told} ({decision['rule']}), as fixed by the run"
     positive = record["positive"] or record["classes"][1]
     return (
         f"{positive} from a probability of {decision['threshold']:.4g} on ({decision['rule']}; out "

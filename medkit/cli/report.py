@@ -22,6 +22,15 @@ def report(
         str | None,
         typer.Option("--name", help="Of the page over several runs: reports/NAME.html."),
     ] = None,
+    sections: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--section",
+            metavar="PLUGIN",
+            envvar="MEDKIT_SECTIONS",
+            help="A plugin that adds a section to the report of each run. May be repeated.",
+        ),
+    ] = None,
     no_saliency: NoSaliencyOption = False,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
@@ -40,6 +49,7 @@ def report(
             output or choose_path(runs, name, home),
             home,
             saliency=not no_saliency,
+            sections=sections or (),
         )
     if as_json:
         print_json({"report": str(path), "runs": runs})

@@ -28,6 +28,7 @@ from medkit.cli.options import (
     MinPersonsOption,
     NoSaliencyOption,
     SeedOption,
+    SeparatorOption,
     StratifyOption,
     ThreadsOption,
     WorkspaceOption,
@@ -46,7 +47,8 @@ Start = Callable[[dict[str, Any]], "Finished"]
 _RECORDED = {
     **{"set_name": "set", "label": "label", "folds": "k", "seed": "seed"},
     **{"positive": "positive", "device": "device", "threads": "threads"},
-    **{"aggregate": "aggregate", "refits": "refits"},
+    **{"separator": "separator"},
+    **{"aggregate": "aggregate", "refits": "refits", "metric_plugins": "metric_plugins"},
 }
 # What may be given beside --resume: it has no influence on the result.
 _HOW = {"resume", "engine", "child_per_fold", "logs", "no_saliency", "workspace", "as_json"}
@@ -88,8 +90,14 @@ def train(
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--label", help="Name of a label of the catalog.")
+        str | None,
+        typer.Option(
+            "--label",
+            help="Name of a label of the catalog; several that may stand together, with commas "
+            "between, are predicted each by itself.",
+        ),
     ] = None,
+    separator: SeparatorOption = None,
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
     options: Annotated[
@@ -129,6 +137,14 @@ def train(
             "vote, or of two classes max (any image is positive).",
         ),
     ] = "mean",
+    metric_plugins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metrics",
+            metavar="PLUGIN",
+            help="A plugin whose metrics are measured beside medkit's own. May be repeated.",
+        ),
+    ] = None,
     refits: Annotated[
         int,
         typer.Option(
@@ -203,8 +219,10 @@ def train(
             min_persons=min_persons,
             split=split,
             positive=positive,
+            separator=separator,
             validation_share=validation,
             aggregate=aggregate,
+            metric_plugins=metric_plugins or (),
             refits=refits,
             name=_name_run(name, plugin * (len(known) > 1), number),
             device=device,
@@ -313,8 +331,8 @@ def _print(
         if one.repeated:
             say(f"the run {one.name} was done before, with these arguments: nothing was to do")
         print_metrics(f"{one.name}, {one.record['k']} folds", one.metrics)
-        for warning in one.record["warnings"]:
-            say(f"note: {warning}")
+        for text in (*one.record["warnings"], *one.record.get("notes", ())):
+            say(f"note: {text}")
     if dropped := finished[0].record["dropped"]:
         print_table("Set aside", ("reason", "images"), list(dropped.items()))
     for summary in repeats:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from medkit import workspace
+from medkit.catalog.readers import list_distributions
 from medkit.engine import Died, Progress, map_items, silent
 from medkit.errors import ImageSetError, UsageError
 from medkit.images.assembly import Standing, settle, stage_set, tabulate
@@ -266,7 +267,7 @@ def _select(catalog: Catalog, recipe: Recipe) -> _Source:
         "catalog_snapshot": catalog.snapshot,
         "selected": selection.frames,
         "left_out": selection.left_out,
-        "versions": workspace.describe_versions(*_LIBRARIES),
+        "versions": workspace.describe_versions(*_LIBRARIES, *list_distributions(catalog.folder)),
     }
     return _Source(recipe, selection.rows, selection.members, facts)
 

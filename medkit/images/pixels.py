@@ -22,7 +22,7 @@ codestream-size      it has another size than the header says
 all-padding          nothing but padding is in it
 file-changed         since it was catalogued
 file-unreadable      the file, or the archive it is in, is gone or damaged
-format-not-supported neither DICOM nor a picture nor a volume
+format-not-supported neither DICOM nor a picture nor a volume, nor of a plugin that is there
 fragments            the frame is not among the encapsulated fragments
 lookup-table         its palette or Modality LUT cannot be read
 mosaic               a mosaic of unknown tiles, see `mosaics`
@@ -33,6 +33,7 @@ no-spacing           the geometry needs millimetres, the header has none
 padding              the padding value of floating point cannot be read
 photometric          an interpretation that is not supported, or does not suit the samples
 pixel-length         more or fewer bytes than the header needs, or a stream that was cut
+reader-failed        the plugin that reads this format failed, or gave something else
 rescale              the slope is zero, or slope or intercept is not finite
 supplemental-palette part of the grey range is meant to be colour (PS3.3 C.8.16.2.1.1.1)
 too-large            above the limits of `decoding`
@@ -54,7 +55,7 @@ import numpy.typing as npt
 
 from medkit.catalog.compiled import compiled
 from medkit.errors import PixelError
-from medkit.images import decoding, mosaics, pictures, stacks
+from medkit.images import decoding, mosaics, pictures, plugged, stacks
 from medkit.images.decoding import Decoded
 from medkit.images.lookups import Lookup, read_modality_lut, read_palette
 from medkit.images.padding import find_padding, read_padding
@@ -173,9 +174,7 @@ def read_frame(row: Row) -> Frame:
         See the codes of this module.
     """
     array = name_array(row)
-    with open_file(row) as stream:
-        decoded = decode(stream, row)
-        lookup, padding = read_lookup(stream, row), read_padding(stream, row)
+    decoded, lookup, padding = _decode_row(row)
     mask = find_padding(decoded, row, padding)
     if mask is not None and not mask.any():
         raise PixelError("all-padding", "every pixel is padding")
@@ -209,6 +208,13 @@ def read_frame(row: Row) -> Frame:
     )
 
 
+def _decode_row(row: Row) -> tuple[Decoded, Lookup | None, tuple[float, float] | None]:
+    if plugged.is_plugged(row):
+        return plugged.decode_image(row), None, None
+    with open_file(row) as stream:
+        return decode(stream, row), read_lookup(stream, row), read_padding(stream, row)
+
+
 def name_array(row: Row) -> str:
     """Return the array that a frame's codes belong to, by its header alone.
 
@@ -224,7 +230,7 @@ def name_array(row: Row) -> str:
     form = read_column(row, "format")
     if is_picture(row):
         return _name_picture_array(row)
-    if form != "dicom" and form not in stacks.FORMATS:
+    if form != "dicom" and form not in stacks.FORMATS and not plugged.is_plugged(row):
         raise PixelError("format-not-supported", f"pixels of {form} are not read")
     # PS3.3 C.8.16.2.1.1.1: a grey image whose upper values index a palette.
     if read_column(row, "PixelPresentation") in ("COLOR", "MIXED") and is_grey(row):

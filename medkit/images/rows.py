@@ -54,7 +54,7 @@ def open_file(row: Row) -> Iterator[BinaryIO]:
     """
     try:
         root = str(row["root"])
-        file, member = _find_file(root, str(row["path"]))
+        file, member = find_file(row)
         size = None if member else read_column(row, "size")
         _check_unchanged(root, file, row, size)
         with _open(root, file, member, size) as stream:
@@ -71,8 +71,9 @@ def _open(root: str, file: str, member: str, size: int | None) -> AbstractContex
     return trees.open_file(root, file, size)
 
 
-def _find_file(root: str, path: str) -> tuple[str, str]:
+def find_file(row: Row) -> tuple[str, str]:
     """Return the file of the tree, and the member of it or an empty text."""
+    root, path = str(row["root"]), str(row["path"])
     parts = path.split("!")
     for count in range(1, len(parts)):
         archive = "!".join(parts[:count])

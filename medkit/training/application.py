@@ -26,8 +26,9 @@ from medkit.engine import Progress
 from medkit.errors import CohortError, TrainingError, UsageError
 from medkit.images.imageset import ImageSet
 from medkit.images.soundness import check_set
-from medkit.plugins import find_trainer
+from medkit.plugins import find_plugin
 from medkit.statistics.calibration import measure_calibration
+from medkit.statistics.truth import MULTICLASS, asks_several, read_truth
 from medkit.training.child import Event, follow_child
 from medkit.training.decision import Decision, Floats
 from medkit.training.domain import RANGE, Verdict, find_domain, judge
@@ -149,7 +150,7 @@ class Order:
 
     def describe(self) -> dict[str, Any]:
         """Return the record of what is asked."""
-        run, entry = self.run, find_trainer(self.run["plugin"])
+        run, entry = self.run, find_plugin("trainer", self.run["plugin"])
         return {
             "status": "running",
             "run": run["name"],
@@ -159,6 +160,7 @@ class Order:
             "version": entry.version,
             "trained_with": run["version"],
             **{name: run[name] for name in ("params", "classes", "positive", "seed")},
+            "task": run.get("task", MULTICLASS),
             "decision": self.decision.describe(),
             "outside_domain": self.outside,
             **self.environment.describe(),
@@ -306,7 +308,7 @@ def _run_models(
     progress: Progress,
 ) -> Floats:
     """Have a child process predict with the model of each fold; return the mean, shape (n, c)."""
-    models, classes = order.models, order.run["classes"]
+    models, classes, several = order.models, order.run["classes"], asks_several(order.run)
     if not len(table):
         return np.empty((0, len(classes)))
     job = Job.plan("predict", record, image_set, order.workspace, order.environment, models)
@@ -322,11 +324,13 @@ def _run_models(
             progress(event["fold"] + 1, len(models), "models")
 
     steps = [str(number) for number in range(len(models))]
-    ended = follow_child(folder, steps, order.environment.variables(), handle)
+    ended = follow_child(
+        folder, steps, order.environment.variables(), handle, order.environment.python
+    )
     if errors or ended:
         raise TrainingError(f"{(*errors, ended)[0]}; more is in {folder / 'log.txt'}")
     every = [
-        read_probabilities(folder / f"{number}.npy", len(table), len(classes))
+        read_probabilities(folder / f"{number}.npy", len(table), len(classes), several)
         for number in range(len(models))
     ]
     return np.asarray(np.mean(every, axis=0), dtype=np.float64)
@@ -335,9 +339,7 @@ def _run_models(
 def _write_results(order: Order, table: pd.DataFrame, raw: Floats, folder: Path) -> None:
     """Write the predictions, and what they are worth where there are labels."""
     classes, calibrated = order.run["classes"], order.decision.calibrate(raw)
-    predicted = order.decision.decide(raw)
-    described = describe_predictions(table, classes, calibrated)
-    described["predicted"] = np.asarray(classes)[predicted]
+    described = describe_predictions(table, classes, calibrated, order.decision.decide(raw))
     described[["tile", "SOPInstanceUID"]] = table[["tile", "SOPInstanceUID"]]
     for column, name in enumerate(classes):
         described[f"raw:{name}"] = raw[:, column]
@@ -351,9 +353,8 @@ def _write_results(order: Order, table: pd.DataFrame, raw: Floats, folder: Path)
 
 def _measure(order: Order, table: pd.DataFrame, raw: Floats, calibrated: Floats) -> dict[str, Any]:
     run, decision = order.run, order.decision
-    labels = np.searchsorted(run["classes"], table["label"].to_numpy(str))
-    threshold = decision.point.threshold if decision.point else None
-    metrics = measure(table, calibrated, run, threshold=threshold)
+    labels = read_truth(table["label"], run["classes"], asks_several(run))
+    metrics = measure(table, calibrated, run, threshold=decision.threshold)
     calibration = {
         "temperature": decision.temperature,
         "before": measure_calibration(labels, raw),

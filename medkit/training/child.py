@@ -18,6 +18,8 @@ from typing import Any
 # Seconds that a child has to leave at a safe place once it is told to stop.
 GRACE = 10.0
 
+WORKER = "medkit.training.worker"
+
 Event = dict[str, Any]
 
 
@@ -34,6 +36,10 @@ class Child:
         The whole environment of the child.
     log : Path, optional
         What the child's output is added to; by default ``log.txt`` in the folder.
+    python : str
+        The interpreter that runs it: of this environment, or of an isolated one.
+    module : str
+        What it runs: the worker, or `medkit.testing.probe`, which watches a trainer in it.
     """
 
     def __init__(
@@ -42,9 +48,11 @@ class Child:
         steps: Sequence[int | str],
         variables: Mapping[str, str],
         log: Path | None = None,
+        python: str = sys.executable,
+        module: str = WORKER,
     ) -> None:
         self.log = log or folder / "log.txt"
-        command = [sys.executable, "-P", "-m", "medkit.training.worker", str(folder)]
+        command = [python, "-P", "-m", module, str(folder)]
         with self.log.open("ab") as output:
             self._start = output.seek(0, os.SEEK_END)
             self._process = subprocess.Popen(
@@ -99,12 +107,13 @@ def follow_child(
     steps: Sequence[int | str],
     variables: Mapping[str, str],
     handle: Callable[[Event], None],
+    python: str = sys.executable,
 ) -> str:
     """Run a child process to its end.
 
     Parameters
     ----------
-    folder, steps, variables
+    folder, steps, variables, python
         As `Child` takes them.
     handle : callable
         Called with each event the child sends.
@@ -119,7 +128,7 @@ def follow_child(
     KeyboardInterrupt
         After the child has been told to stop and has ended.
     """
-    child = Child(folder, steps, variables)
+    child = Child(folder, steps, variables, python=python)
     try:
         for event in child.events():
             handle(event)

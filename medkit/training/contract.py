@@ -41,8 +41,8 @@ class Model(Protocol):
     def predict_proba(self, images: Images) -> npt.NDArray[np.floating[Any]]:
         """Return an array (n, classes), columns in the order of ``classes``.
 
-        Rows sum to 1 for multiclass. Where the trainer has features, ``images.features`` holds
-        theirs, a row an image.
+        Rows sum to 1 for multiclass; for multilabel each column is a probability of its own.
+        Where the trainer has features, ``images.features`` holds theirs, a row an image.
         """
         ...
 
@@ -59,11 +59,14 @@ class Trainer(Protocol):
     content, so a trainer that has it also has ``feature_spec()``: a JSON-able mapping of all that
     the features depend on besides the pixels (layer, hash of the weights; under ``"view"`` the
     keywords that ``images.with_view`` is called with). ``head = "linear"`` leaves ``fit`` and
-    ``load`` to the host, which solves a multinomial logistic regression on the features. Both may
+    ``load`` to the host, which solves a multinomial logistic regression on the features, or of
+    several labels an image a logistic regression each. Both may
     follow from the options, because the host asks an instance: ``head`` may be a property, and
     ``feature_spec()`` returns None where ``features`` is not to be called.
     ``weights_used``, set once features or a fit are there, is a mapping that tells of pretrained
     weights: ``name``, ``sha256`` and ``pretrained``; the report warns where the last is false.
+    ``resume_tolerance`` says by how much a probability may differ where a fit was killed and went
+    on; by default by nothing (see docs/conformance.md).
     ``feature_network()`` makes a trainer with ``head = "linear"`` one that can be exported: a
     ``keras.Model`` from pixels of the view (n, H, W, C) to the features (n, d).
 
@@ -73,7 +76,8 @@ class Trainer(Protocol):
         A frozen dataclass; its typed fields are the ``-p`` options, documented by
         ``metadata={"help": ...}``.
     tasks : frozenset of str
-        Of ``"multiclass"`` and ``"multilabel"``.
+        Of ``"multiclass"`` and ``"multilabel"``. Where it follows from the options, the class has
+        all that there are, and an instance its own.
     """
 
     Params: ClassVar[type]
@@ -82,7 +86,10 @@ class Trainer(Protocol):
     def __init__(self, params: Any) -> None: ...
 
     def fit(self, train: LabelledImages, validation: LabelledImages, run: RunContext) -> Model:
-        """Train on ``train``, choose by ``validation``, and return a model."""
+        """Train on ``train``, choose by ``validation``, and return a model.
+
+        What it writes goes into the folder of ``run``, and what is random follows from its seed.
+        """
         ...
 
     def load(self, folder: Path) -> Model:
@@ -99,8 +106,10 @@ class LabelledImages:
     images : Images
         Lazy pixels: ``images[3]`` is an array (H, W, C), ``images[:8]`` (8, H, W, C), float32.
         ``images.table`` has what the pixels mean, and nothing of where an image comes from.
-    labels : ndarray of int64, shape (n,)
-        Indexes into ``classes``.
+    labels : ndarray of int64, shape (n,) or (n, c)
+        Indexes into ``classes``. For a trainer whose ``tasks`` hold ``"multilabel"``, where an
+        image has several labels: 1 where it has one, 0 where it has not, -1 where that is not
+        known and so says nothing of this label.
     persons : ndarray of str, shape (n,)
         Opaque: equal for images that must stay on one side of any split.
     classes : tuple of str

@@ -10,6 +10,7 @@ from typing import Any
 
 from medkit.engine import Progress
 from medkit.errors import TrainingError
+from medkit.statistics.truth import asks_several
 from medkit.training.child import Event
 from medkit.training.job import fold_folder, read_part
 from medkit.training.result import read_probabilities, seal_fold
@@ -79,7 +80,8 @@ class Course:
         folder = fold_folder(self.folder, fold)
         try:
             rows = len(read_part(folder, "test"))
-            read_probabilities(folder / "predictions.npy", rows, len(self.record["classes"]))
+            classes, several = len(self.record["classes"]), asks_several(self.record)
+            read_probabilities(folder / "predictions.npy", rows, classes, several)
             seal_fold(folder)
         except TrainingError as error:
             self.fail(fold, str(error), seconds)

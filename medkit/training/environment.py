@@ -16,6 +16,9 @@ from typing import Any
 from medkit.diagnosis import look_for_gpus
 from medkit.engine import count_workers
 from medkit.errors import UsageError
+from medkit.plugins import find_plugin
+from medkit.plugins.homes import Home
+from medkit.plugins.standins import make_variables
 from medkit.workspace import describe_versions
 
 _BACKENDS = ("tensorflow", "jax", "torch")
@@ -64,6 +67,8 @@ class Environment:
         That are used: each child sees one.
     note : str
         Why a card that is here is not used; empty if there is nothing to say.
+    home : Home, optional
+        The environment of an isolated trainer, which its child processes run in.
     """
 
     device: str
@@ -71,10 +76,19 @@ class Environment:
     backend: str
     gpus: tuple[Gpu, ...] = ()
     note: str = ""
+    home: Home | None = None
+
+    @property
+    def python(self) -> str:
+        """The interpreter of child processes."""
+        return self.home.python if self.home else sys.executable
 
     def describe(self) -> dict[str, Any]:
         """Return what equal features and models need to have in common."""
-        versions = describe_versions("numpy", "keras", self.backend)
+        packages = ("numpy", "keras", self.backend)
+        versions = describe_versions(*packages)
+        if self.home:
+            versions |= {name: self.home.version(name) for name in ("medkit", *packages)}
         # The platform's text has the kernel's version, which moves under a run that is resumed.
         del versions["platform"]
         names = ("device", "threads", "backend")
@@ -83,15 +97,12 @@ class Environment:
     def variables(self, gpu: int = 0) -> dict[str, str]:
         """Return the variables that a child process starts with, on one of the GPUs if any."""
         return {
-            **os.environ,
+            **make_variables(self.home),
             **_DETERMINISTIC,
             **dict.fromkeys(_THREAD_COUNTS, str(self.threads)),
             **self._show_device(gpu),
             **({} if self.backend == "none" else {"KERAS_BACKEND": self.backend}),
             "TF_CPP_MIN_LOG_LEVEL": "2",
-            # The child finds the plugins that this process found, and with -P nothing else: the
-            # folder one stands in may hold raw data, and a file there named like a module.
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # noqa: PTH109
         }
 
     def _show_device(self, gpu: int) -> dict[str, str]:
@@ -106,7 +117,10 @@ class Environment:
 
 
 def choose_environment(
-    device: str = "auto", threads: int | None = None, backend: str | None = None
+    device: str = "auto",
+    threads: int | None = None,
+    backend: str | None = None,
+    plugin: str | None = None,
 ) -> Environment:
     """Return the environment for what was asked; nothing heavy is imported here.
 
@@ -122,6 +136,8 @@ def choose_environment(
         By default as many as there are processors.
     backend : str, optional
         By default ``KERAS_BACKEND``, or the first that is installed.
+    plugin : str, optional
+        The trainer that works in it: an isolated one has an environment of its own.
 
     Raises
     ------
@@ -130,19 +146,21 @@ def choose_environment(
     """
     if not _DEVICE.fullmatch(device):
         raise UsageError(f"unknown device {device!r}; use auto, cpu, gpu or gpu:0")
-    backend = backend or _choose_backend()
-    gpus, note = ((), "") if device == "cpu" else _choose_gpus(device, backend)
+    home = find_plugin("trainer", plugin).home if plugin else None
+    backend = backend or _choose_backend(home)
+    gpus, note = ((), "") if device == "cpu" else _choose_gpus(device, backend, home)
     if device == "auto":
         device = "gpu" if gpus else "cpu"
-    return Environment(device, count_workers(threads), backend, gpus, note)
+    return Environment(device, count_workers(threads), backend, gpus, note, home)
 
 
-def _choose_backend() -> str:
-    installed = (name for name in _BACKENDS if find_spec(name))
+def _choose_backend(home: Home | None) -> str:
+    is_there = home.has if home else find_spec
+    installed = (name for name in _BACKENDS if is_there(name))
     return os.environ.get("KERAS_BACKEND") or next(installed, "none")
 
 
-def _choose_gpus(asked: str, backend: str) -> tuple[tuple[Gpu, ...], str]:
+def _choose_gpus(asked: str, backend: str, home: Home | None) -> tuple[tuple[Gpu, ...], str]:
     """Return the GPUs for a device that is not the processor, and why there are none."""
     gpus = _list_gpus()
     number = int(asked.partition(":")[2] or 0)
@@ -153,7 +171,7 @@ def _choose_gpus(asked: str, backend: str) -> tuple[tuple[Gpu, ...], str]:
         )
     if not gpus:
         return (), ""
-    seen, why = look_for_gpus(backend)
+    seen, why = look_for_gpus(backend, *((home.python,) if home else ()))
     if not seen:
         note = f"{describe_cards(gpus)} is here, and {backend} cannot use it: {why}"
         if asked != "auto":

@@ -27,6 +27,8 @@ import numpy.typing as npt
 
 from medkit.errors import TrainingError
 from medkit.images.reader import CachedCodes
+from medkit.statistics.labelwise import LabelHeads
+from medkit.statistics.linear import LinearHead
 from medkit.training.head import LinearModel, read_spec
 from medkit.workspace import read_json, write_json
 
@@ -82,6 +84,8 @@ class Subject:
         The class of each image that is to be explained.
     seed : int
         Of the shuffled weights.
+    several : bool
+        Whether an image has several labels; the target is then one of them.
     """
 
     trainer: Any
@@ -90,6 +94,7 @@ class Subject:
     images: Images
     targets: Ints
     seed: int
+    several: bool = False
 
     @cached_property
     def opened(self) -> Images:
@@ -113,6 +118,7 @@ def write_maps(folder: Path, number: int, subject: Subject) -> None:
 
     Writes ``N-maps.npy``, ``N-probabilities.npy`` (n, classes) and ``N-method.json``.
     """
+    subject = replace(subject, several=bool(read_json(folder / ORDER).get("several")))
     explained = explain(subject)
     probabilities = subject.load().predict_proba(subject.opened)
     np.save(folder / f"{number}-maps.npy", explained.maps.astype(np.float32))
@@ -141,12 +147,18 @@ def shuffle(model: Any, seed: int) -> Any:
     from medkit.networks.maps import shuffle_weights
 
     if isinstance(model, LinearModel):
-        weights = np.random.default_rng(seed).permutation(model.head.weights, axis=1)
-        return LinearModel(replace(model.head, weights=weights))
+        return LinearModel(_shuffle_head(model.head, seed))
     if not hasattr(model, "network"):
         return None
     shuffle_weights(model.network, seed)
     return model
+
+
+def _shuffle_head(head: LinearHead | LabelHeads, seed: int) -> LinearHead | LabelHeads:
+    if isinstance(head, LabelHeads):
+        heads = [_shuffle_head(one, seed) for one in head.heads]
+        return LabelHeads(tuple(one for one in heads if isinstance(one, LinearHead)))
+    return replace(head, weights=np.random.default_rng(seed).permutation(head.weights, axis=1))
 
 
 def _map_pooled(subject: Subject) -> Explained | None:
@@ -158,9 +170,11 @@ def _map_pooled(subject: Subject) -> Explained | None:
     if own is None:
         return None
     stated = np.asarray(model.predict_proba(subject.opened))
-    if np.abs(_softmax(own.mean(axis=(1, 2))) - stated).max(initial=0) > _AGREES:
+    squash = _sigmoid if subject.several else _softmax
+    if np.abs(squash(own.mean(axis=(1, 2))) - stated).max(initial=0) > _AGREES:
         return None
-    return Explained("cam", np.stack([_choose(one, subject.targets) for one in (own, *logits)]))
+    maps = [_choose(one, subject.targets, subject.several) for one in (own, *logits)]
+    return Explained("cam", np.stack(maps))
 
 
 def _weigh_heads(subject: Subject, model: LinearModel) -> Iterator[Floats]:
@@ -203,12 +217,20 @@ def _apply(network: Any, seen: Images) -> Floats:
     return found
 
 
-def _choose(logits: Floats, targets: Ints) -> Floats:
-    """Return by how much the logit of each image's class is above the mean of all classes."""
+def _choose(logits: Floats, targets: Ints, several: bool) -> Floats:
+    """Return by how much the logit of each image's class is above the mean of all classes.
+
+    Of several labels it is the label's own, which is above 0 where it is more probable than not.
+    """
     known = np.isfinite(logits).all(axis=(0, 1, 2))  # a class without training images has none
-    above = logits - logits[..., known].mean(axis=-1, keepdims=True)
+    above = logits if several else logits - logits[..., known].mean(axis=-1, keepdims=True)
     chosen: Floats = np.take_along_axis(above, targets[:, None, None, None], axis=-1)[..., 0]
     return chosen
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    shares: Floats = 0.5 * (1 + np.tanh(logits / 2))
+    return shares
 
 
 def _softmax(logits: Floats) -> Floats:
@@ -257,7 +279,10 @@ def _cover(subject: Subject, models: Sequence[Any], position: int, target: int) 
     for model in models:
         stated = np.maximum(np.asarray(model.predict_proba(opened), np.float64), _LEAST)
         # The others are summed, as 1 - p has no digits left where p is near 1.
-        odds = np.log(stated[:, target]) - np.log(np.delete(stated, target, axis=1).sum(axis=1))
+        others = np.delete(stated, target, axis=1).sum(axis=1)
+        if subject.several:
+            others = np.maximum(1 - stated[:, target], _LEAST)
+        odds = np.log(stated[:, target]) - np.log(others)
         losses.append(odds[0] - odds[1:])
     return np.stack([_spread(loss, covers) for loss in losses])
 

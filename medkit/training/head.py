@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medkit.cohort.folds import make_inner_folds
+from medkit.cohort.division import make_inner_folds
 from medkit.engine import Died, map_items
 from medkit.errors import TrainingError
+from medkit.statistics.labelwise import LabelHeads, fit_labels, load_head
 from medkit.statistics.linear import LinearHead, fit_linear
 from medkit.training.course import Course
 from medkit.training.features import open_features
@@ -69,16 +70,19 @@ class Solved:
 class LinearModel:
     """What the host makes of a trainer with ``head = "linear"``."""
 
-    head: LinearHead
+    head: LinearHead | LabelHeads
 
     def predict_proba(self, images: Images) -> npt.NDArray[np.float64]:
-        """Return probabilities of images that have their features, shape (n, classes)."""
+        """Return probabilities of images that have their features, shape (n, classes).
+
+        Rows sum to 1 unless an image has several labels.
+        """
         return self.head.predict_proba(np.asarray(images.features))
 
     @classmethod
     def load(cls, folder: Path) -> LinearModel:
         """Read the head that was saved in a folder."""
-        return cls(LinearHead.load(folder))
+        return cls(load_head(folder))
 
 
 def is_linear(trainer: Any) -> bool:
@@ -156,7 +160,7 @@ def list_notes(course: Course) -> list[str]:
     return [
         f"fold {fold}: {note}"
         for fold in range(course.record["k"])
-        for note in LinearHead.load(fold_folder(course.folder, fold) / "model").notes
+        for note in load_head(fold_folder(course.folder, fold) / "model").notes
     ]
 
 
@@ -170,16 +174,20 @@ def _solve(task: FoldTask, folder: Path) -> None:
 
     labels, persons = (read_part(folder, "train", column) for column in ("labels", "persons"))
     inner = make_inner_folds(persons, labels, derive_seed(job.seed, "inner", task.fold))
-    head = fit_linear(gather("train"), labels, persons, len(job.classes), inner=inner)
+    fit = fit_labels if labels.ndim == 2 else fit_linear
+    head = fit(gather("train"), labels, persons, len(job.classes), inner=inner)
     head.save(make_model_folder(folder))
     write_json(folder / "trainer.json", job.describe_trainer(task.feature_spec))
     _record_looks(folder, head)
-    loaded = LinearHead.load(folder / "model")
+    loaded = load_head(folder / "model")
     np.save(folder / "predictions.npy", loaded.predict_proba(gather("test")))
 
 
-def _record_looks(folder: Path, head: LinearHead) -> None:
-    """Every strength that was tried is a look, at the inner folds."""
+def _record_looks(folder: Path, head: LinearHead | LabelHeads) -> None:
+    """Every strength that was tried is a look, at the inner folds.
+
+    Of several labels it is one at all of them, and the choice for each is one more.
+    """
     record, least = open_looks(folder), math.inf
     for number, loss in enumerate(head.losses.values()):
         record({"epoch": number, "value": -loss, "chosen": loss < least})

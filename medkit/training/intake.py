@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from medkit.catalog.journal import find_roots, read_journal
+from medkit.catalog.readers import find_readers
 from medkit.catalog.scan import Root, scan
 from medkit.catalog.store import Catalog
 from medkit.engine import Progress, silent
@@ -132,7 +133,8 @@ def take_in(
     if singles:
         _stage(folder / "given", singles)
         roots.append(Root("given", folder / "given"))
-    scan(folder / "catalog", roots, workers=workers, progress=progress)
+    readers = find_readers(read_journal(workspace.catalog))
+    scan(folder / "catalog", roots, workers=workers, progress=progress, readers=readers)
     catalog = Catalog.open(folder / "catalog")
     located = _locate_files(catalog, normalise_root(folder / "given"), singles)
     problems = _place(catalog.query(_PROBLEMS), located)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import pandas as pd
 from medkit.errors import UsageError
 from medkit.statistics.outcomes import Outcomes, choose_positive
 from medkit.statistics.permutation import SPREAD, permute
+from medkit.statistics.plugged import load_metrics
 from medkit.statistics.procedure import Refits
 from medkit.statistics.summary import summarise
+from medkit.statistics.truth import asks_several, read_truth
 from medkit.training.job import derive_seed
 from medkit.workspace import Workspace, read_json, write_json
 
@@ -40,7 +41,7 @@ def measure(
     probabilities: Floats,
     record: Mapping[str, Any],
     *,
-    threshold: float | None = None,
+    threshold: float | Sequence[float] | None = None,
     refits: Sequence[Refits] = (),
 ) -> dict[str, Any]:
     """Return the content of ``metrics.json``.
@@ -53,7 +54,7 @@ def measure(
     probabilities : ndarray, shape (n, c)
         Of the same images.
     record : mapping
-        Content of ``run.json``: classes, positive, seed and aggregate.
+        Content of ``run.json``: classes, positive, task, seed, aggregate and metric_plugins.
     threshold, refits
         As of `summarise`.
     """
@@ -71,6 +72,7 @@ def measure(
         units={name: list_units(table, column) for name, column in UNITS.items()},
         refits=refits,
         groups={name: list_groups(table, name) for name in GROUPS if name in table},
+        plugged=load_metrics(record.get("metric_plugins", ())),
     )
 
 
@@ -80,7 +82,7 @@ def read_outcomes(
     """Return predictions beside the truth, classes as of a record."""
     classes: Sequence[str] = record["classes"]
     return Outcomes(
-        np.searchsorted(classes, table["label"].to_numpy(str)).astype(np.int64),
+        read_truth(table["label"], classes, asks_several(record)),
         probabilities,
         table["split_group"].to_numpy(str),
         classes,
@@ -132,7 +134,7 @@ def permute_labels(workspace: Workspace, name: str, permutations: int) -> dict[s
     columns = [f"p:{one}" for one in metrics["classes"]]
     outcomes = read_outcomes(table, table[columns].to_numpy(np.float64), metrics)
     if (threshold := metrics.get("decision", {}).get("threshold")) is not None:
-        outcomes = replace(outcomes, threshold=np.full(len(table), threshold))
+        outcomes = outcomes.cut_at(threshold)
     record = read_json(folder / ("run.json" if "fold" in table else "evaluation.json"))
     spread = SPREAD if "fold" in table else 1.0
     metrics["permutation"] = permute(

@@ -145,9 +145,7 @@ def assign_options(given: Sequence[str], plugins: Mapping[str, type]) -> dict[st
     """
     assigned: dict[str, dict[str, str]] = {plugin: {} for plugin in plugins}
     for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"-p {text!r} has no '='; write -p name=value, such as -p size=64")
+        key, value = _split(text)
         for plugin, name in _address(key, plugins):
             if name in assigned[plugin]:
                 raise UsageError(
@@ -155,6 +153,21 @@ def assign_options(given: Sequence[str], plugins: Mapping[str, type]) -> dict[st
                 )
             assigned[plugin][name] = value
     return assigned
+
+
+def split_options(given: Sequence[str]) -> dict[str, str]:
+    """Return keys and texts of ``key=value`` texts that are all for one trainer.
+
+    Raises
+    ------
+    UsageError
+        If a text has no ``=``, or a key is given twice.
+    """
+    pairs = [_split(text) for text in given]
+    keys = [key for key, _ in pairs]
+    if twice := next((key for key in keys if keys.count(key) > 1), ""):
+        raise UsageError(f"-p {twice} is given twice; give it once")
+    return dict(pairs)
 
 
 def parse_options(params: type, given: Mapping[str, str]) -> Any:
@@ -204,6 +217,13 @@ def _check(name: str, value: Any, check: Callable[[Any], object]) -> None:
         check(value)
     except (ValueError, MedkitError) as error:
         raise UsageError(f"-p {name}={_spell(value)}: {error}") from None
+
+
+def _split(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"-p {text!r} has no '='; write -p name=value, such as -p size=64")
+    return key, value
 
 
 def _address(key: str, plugins: Mapping[str, type]) -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medkit.cohort.folds import cut_validation
+from medkit.cohort.division import cut_validation
+from medkit.statistics.truth import read_truth
 from medkit.training.job import write_parts
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ class Labelled:
 
     Attributes
     ----------
-    images, labels : ndarray of int64, shape (n,)
-        Numbers, ascending, and columns of the true classes.
+    images : ndarray of int64, shape (n,)
+        Numbers, ascending.
+    labels : ndarray of int64, shape (n,) or (n, c)
+        As `medkit.statistics.truth.read_truth` gives them.
     persons : ndarray of str, shape (n,)
     folds : ndarray of int64, shape (n,)
         That each is tested in.
@@ -42,7 +45,7 @@ class Labelled:
         table = folds.table.sort_values("image")
         return cls(
             table["image"].to_numpy(np.int64),
-            np.searchsorted(folds.classes, table["label"].to_numpy(str)).astype(np.int64),
+            read_truth(table["label"], folds.classes, folds.several),
             table["split_group"].to_numpy(str),
             table["fold"].to_numpy(np.int64),
         )

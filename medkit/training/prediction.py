@@ -17,10 +17,12 @@ from medkit.catalog.store import Catalog
 from medkit.cohort.folds import Folds
 from medkit.cohort.joining import join_labels
 from medkit.cohort.openings import Opening, record_opening
+from medkit.cohort.questions import Question, choose_findings, read_answers
 from medkit.engine import Progress, silent
 from medkit.errors import CohortError, ImageSetError, UsageError
 from medkit.images.imageset import ImageSet
 from medkit.statistics.thresholds import ARGMAX
+from medkit.statistics.truth import asks_several, spell_findings, split_findings
 from medkit.training.application import Applied as Applied  # what is returned is part of the face
 from medkit.training.application import Material, Order, apply, open_run
 from medkit.training.decision import make_decision
@@ -38,6 +40,7 @@ def evaluate(
     set_name: str,
     *,
     label: str,
+    separator: str | None = None,
     name: str | None = None,
     threshold: str = ARGMAX,
     allow_overlap: bool = False,
@@ -57,7 +60,10 @@ def evaluate(
     workspace : Workspace
         Locked by the caller.
     run_name, set_name, label : str
-        Names of a run, of an ImageSet, and of a label of the catalog.
+        Names of a run, of an ImageSet, and of a label of the catalog; of a run of several labels
+        as of `medkit.training.run.train`.
+    separator : str, optional
+        Of the values of the label, by default the run's, where it has one.
     name : str, optional
         Of the evaluation; made from the arguments by default.
     threshold : str
@@ -87,7 +93,7 @@ def evaluate(
     """
     run, image_set = open_run(workspace, run_name), ImageSet.open(workspace.set(set_name))
     catalog = Catalog.open(workspace.catalog)
-    table, dropped = _join_known(image_set, catalog.labels(label), run)
+    table, dropped = _join_known(image_set, catalog, Question(label, separator), run)
     overlap = _count_overlap(workspace.run(run_name), table)
     if overlap["images"] and not allow_overlap:
         raise CohortError(
@@ -97,14 +103,8 @@ def evaluate(
         )
     _refuse_held_out(workspace, run, table)
     facts: dict[str, Any] = {"label": label, "dropped": dropped, "command": list(command)}
-    order = Order(
-        workspace,
-        run,
-        choose_environment(device, threads),
-        make_decision(workspace.run(run_name), run, threshold),
-        outside_domain,
-        facts | _describe_set(image_set, table),
-    )
+    facts |= _describe_set(image_set, table)
+    order = _make_order(workspace, run, threshold, outside_domain, (device, threads), facts)
     material = Material(image_set, _locate(table), catalog, _NONE_REFUSED, dropped, overlap)
     return apply(order, name, lambda _: material, progress)
 
@@ -145,18 +145,10 @@ def open_held_out(
     runs = [open_run(workspace, name) for name in run_names]
     folds = _load_held_out(workspace, runs)
     image_set, table = _take_held_out(workspace, folds)
-    environment = choose_environment(device, threads)
     facts = {"label": folds.label, "dropped": {}, "command": list(command)}
     facts |= _describe_set(image_set, table) | {"on": "held-out", "held_out": folds.held_out_id}
     orders = [
-        Order(
-            workspace,
-            run,
-            environment,
-            make_decision(workspace.run(run["name"]), run, threshold),
-            outside_domain,
-            facts,
-        )
+        _make_order(workspace, run, threshold, outside_domain, (device, threads), facts)
         for run in runs
     ]
     opening = record_opening(workspace, _describe_opening(folds, orders, command), again=again)
@@ -168,6 +160,20 @@ def open_held_out(
         return apply(order, None, lambda _: material, progress)
 
     return opening, [measure(order) for order in orders]
+
+
+def _make_order(
+    workspace: Workspace,
+    run: Mapping[str, Any],
+    threshold: str,
+    outside: bool,
+    machine: tuple[str, int | None],
+    facts: dict[str, Any],
+) -> Order:
+    """Return how a run is applied on a device with so many threads, its threshold found."""
+    environment = choose_environment(*machine, plugin=run["plugin"])
+    decision = make_decision(workspace.run(run["name"]), run, threshold)
+    return Order(workspace, run, environment, decision, outside, facts)
 
 
 def _take_held_out(workspace: Workspace, folds: Folds) -> tuple[ImageSet, pd.DataFrame]:
@@ -249,14 +255,8 @@ def predict(
     run, image_set = open_run(workspace, run_name), ImageSet.open(workspace.set(set_name))
     overlap = _count_overlap(workspace.run(run_name), image_set.table)
     facts: dict[str, Any] = {"label": None, "dropped": {}, "command": list(command)}
-    order = Order(
-        workspace,
-        run,
-        choose_environment(device, threads),
-        make_decision(workspace.run(run_name), run, threshold),
-        outside_domain,
-        facts | _describe_set(image_set, image_set.table),
-    )
+    facts |= _describe_set(image_set, image_set.table)
+    order = _make_order(workspace, run, threshold, outside_domain, (device, threads), facts)
     catalog = open_catalog(workspace.catalog)
     located = _locate(image_set.table)
     material = Material(image_set, located, catalog, _NONE_REFUSED, {}, overlap)
@@ -306,14 +306,7 @@ def predict_paths(
         **{"label": None, "dropped": {}, "command": list(command)},
         **{"on": "images", "set": None, "set_id": None, "cohort": None, "paths": places},
     }
-    order = Order(
-        workspace,
-        run,
-        choose_environment(device, threads),
-        make_decision(workspace.run(run_name), run, threshold),
-        outside_domain,
-        facts,
-    )
+    order = _make_order(workspace, run, threshold, outside_domain, (device, threads), facts)
 
     def gather(folder: Path) -> Material:
         taken = take_in(
@@ -346,9 +339,12 @@ def _locate(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _join_known(
-    image_set: ImageSet, labels: pd.DataFrame, run: Mapping[str, Any]
+    image_set: ImageSet, catalog: Catalog, question: Question, run: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the set's rows with a label that the run knows, and what was set aside."""
+    if asks_several(run):
+        return _join_several(image_set, catalog, question, run)
+    labels = read_answers(catalog, question)
     cohort = join_labels(image_set.table, labels)
     known = cohort.table["label"].isin(run["classes"])
     if not known.any():
@@ -361,6 +357,32 @@ def _join_known(
         dropped["class unknown to the run"] = int((~known).sum())
     chosen = cohort.table.loc[known, ["image", "label"]]
     return image_set.table.merge(chosen, on="image", validate="1:1"), dropped
+
+
+def _join_several(
+    image_set: ImageSet, catalog: Catalog, question: Question, run: Mapping[str, Any]
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the same of several labels: those that are not asked about are not known."""
+    if len(question.names) == 1 and question.separator is None:
+        question = question._replace(separator=run.get("separator"))
+    if not question.several:
+        raise UsageError(
+            f"the run {run['name']!r} predicts several labels, {', '.join(run['classes'])}; give "
+            "--label with those that the catalog has, commas between, or --separator"
+        )
+    labels = read_answers(catalog, question, run["classes"])
+    asked = {*(run["classes"] if question.separator else question.names)}
+    unknown = {*run["classes"]} - asked
+
+    def spell(text: str) -> str:
+        present, doubted = split_findings(text)
+        return spell_findings(present - unknown, doubted | unknown)
+
+    kinds = {text: spell(text) for text in labels["value"].unique()}
+    labels = labels.assign(value=choose_findings(labels["value"].map(kinds), run["classes"]))
+    cohort = join_labels(image_set.table, labels.dropna(subset=["value"]))
+    chosen = cohort.table[["image", "label"]]
+    return image_set.table.merge(chosen, on="image", validate="1:1"), dict(cohort.dropped)
 
 
 def _count_overlap(run: Path, images: pd.DataFrame) -> dict[str, int]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from medkit.cohort.split import list_lacking
 from medkit.errors import UsageError
+from medkit.statistics.truth import MULTICLASS, MULTILABEL
 from medkit.training.course import wait
 from medkit.workspace import Workspace, dump_json, hash_json, read_json
 
 if TYPE_CHECKING:
     from medkit.cohort.preparation import Prepared
-    from medkit.plugins import TrainerEntry
+    from medkit.plugins import Plugin
     from medkit.training.environment import Environment
 
 
@@ -85,6 +86,7 @@ def describe_task(prepared: Prepared, share: float, positive: str | None) -> dic
         "recipe": image_set.manifest["recipe"],
         "catalog_snapshot": image_set.manifest["catalog_snapshot"],
         "label": folds.label,
+        "task": MULTILABEL if folds.several else MULTICLASS,
         "classes": list(folds.classes),
         "positive": positive,
         "folds_key": folds.key,
@@ -99,17 +101,18 @@ def describe_task(prepared: Prepared, share: float, positive: str | None) -> dic
             f"class {name} was set aside: it has {persons} persons"
             for name, persons in prepared.cohort.small_classes.items()
         ]
-        + list_lacking(folds.table, folds.names),
+        + list_lacking(folds.table, folds.names, folds.several),
         "folds": [wait(fold) for fold in range(folds.k)],
     }
 
 
-def describe_trainer(entry: TrainerEntry, params: Any, environment: Environment) -> dict[str, Any]:
+def describe_trainer(entry: Plugin, params: Any, environment: Environment) -> dict[str, Any]:
     """Return what of a record tells of the trainer, and of where it works."""
     return {
         "plugin": entry.name,
         "distribution": entry.distribution,
         "version": entry.version,
+        "isolated": entry.home is not None,
         "params": json.loads(dump_json(asdict(params))),  # as it reads back: tuples are lists
         **environment.describe(),
         "cards": [gpu.card for gpu in environment.gpus],

@@ -10,7 +10,7 @@ are fitted too. What the interval is: `medkit.statistics.procedure`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medkit.cohort.folds import make_folds
+from medkit.cohort.division import make_folds
 from medkit.errors import TrainingError, UsageError
 from medkit.statistics.procedure import Refits
+from medkit.statistics.truth import asks_several, list_findings
 from medkit.training.course import Course, wait
 from medkit.training.head import is_linear, solve_folds
 from medkit.training.job import Job, derive_seed, fold_folder, read_array
@@ -103,8 +104,9 @@ def _divide(labelled: Labelled, record: dict[str, Any], number: int) -> Labelled
     """Return the same images in other folds."""
     import pandas as pd
 
+    labels = list_findings(labelled.labels)
     table = pd.DataFrame(
-        {"image": labelled.images, "split_group": labelled.persons, "label": labelled.labels}
+        {"image": labelled.images, "split_group": labelled.persons, "label": labels}
     )
     seed = derive_seed(record["seed"], "refits", number)
     return replace(labelled, folds=make_folds(table, record["k"], seed))
@@ -134,7 +136,7 @@ class _Division:
         path = self.folder / "told.npy"
         if not path.exists():
             self._fit(self._open())
-            told = _gather(self.folder, self.fits, self.labelled, len(self.run.record["classes"]))
+            told = _gather(self.folder, self.fits, self.labelled, self.run.record)
             with write_beside(path) as beside, beside.open("wb") as handle:
                 np.save(handle, told, allow_pickle=False)
         for number in range(len(self.fits)):
@@ -192,10 +194,11 @@ class _Division:
             self.labelled.write(folder, tested, share, seed)
 
 
-def _gather(folder: Path, fits: Fits, labelled: Labelled, classes: int) -> Floats:
+def _gather(folder: Path, fits: Fits, labelled: Labelled, record: Mapping[str, Any]) -> Floats:
+    classes, several = len(record["classes"]), asks_several(record)
     told = np.full((len(fits), len(labelled.images), classes), np.nan)
     for number, out in enumerate(fits):
         rows = np.flatnonzero(np.isin(labelled.folds, out))
         path = fold_folder(folder, number) / "predictions.npy"
-        told[number, rows] = read_probabilities(path, len(rows), classes)
+        told[number, rows] = read_probabilities(path, len(rows), classes, several)
     return told

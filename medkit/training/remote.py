@@ -64,9 +64,11 @@ class There:
         """What `medkit.engine.map_items` takes for these workers."""
         return f"dask://{self.client.scheduler.address}"
 
-    def choose(self, device: str, threads: int | None, backend: str | None) -> Environment:
+    def choose(
+        self, device: str, threads: int | None, backend: str | None, plugin: str | None = None
+    ) -> Environment:
         """Return the environment of a worker; each worker sees that its own is equal."""
-        asked = self.client.submit(choose_environment, device, threads, backend, pure=False)
+        asked = self.client.submit(choose_environment, device, threads, backend, plugin, pure=False)
         self.environment = asked.result()
         return self.environment
 
@@ -165,7 +167,8 @@ def run_errand(order: Order) -> str:
     try:
         environment = _choose_as(run)
         with _hold(folder, order.token):
-            child = Child(run, order.steps, environment.variables(), folder / "log.txt")
+            variables, log = environment.variables(), folder / "log.txt"
+            child = Child(run, order.steps, variables, log, environment.python)
             threading.Thread(target=_guard, args=(child, folder, order.token), daemon=True).start()
             for event in child.events():
                 # Opened each time: another machine of a network file system sees what is closed.
@@ -184,8 +187,9 @@ def _choose_as(run: Path) -> Environment:
     TrainingError
         If it is another: equal folds would not be equal.
     """
-    asked = read_job(run)[0].environment
-    found = choose_environment(asked["device"], asked["threads"], asked["backend"])
+    job = read_job(run)[0]
+    asked = job.environment
+    found = choose_environment(asked["device"], asked["threads"], asked["backend"], job.plugin)
     here = found.describe()
     if different := [name for name in asked if here[name] != asked[name]]:
         told = "; ".join(f"{name} is {here[name]}, not {asked[name]}" for name in different)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medkit.errors import TrainingError, WorkspaceError
+from medkit.statistics.truth import spell_truth
 from medkit.workspace import hash_file, read_json, remove_folder, write_beside, write_json
 
 Look = Mapping[str, Any]
@@ -38,14 +39,16 @@ def make_model_folder(folder: Path) -> Path:
     return folder / "model"
 
 
-def read_probabilities(path: Path, rows: int, classes: int) -> npt.NDArray[np.float64]:
-    """Return what a model predicted, rows summing to 1 in float64.
+def read_probabilities(
+    path: Path, rows: int, classes: int, several: bool = False
+) -> npt.NDArray[np.float64]:
+    """Return what a model predicted, rows summing to 1 in float64 unless labels are several.
 
     Raises
     ------
     TrainingError
         If it is not an array (rows, classes) of finite numbers from 0 to 1 whose rows sum to 1
-        within 0.001.
+        within 0.001, unless an image has several labels.
     """
     try:
         values = np.load(path, allow_pickle=False)
@@ -59,28 +62,33 @@ def read_probabilities(path: Path, rows: int, classes: int) -> npt.NDArray[np.fl
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).any(axis=1).sum())
         raise TrainingError(f"predict_proba gave NaN or infinity for {count} of {rows} images")
-    return _normalise(values.astype(np.float64))
+    return _normalise(values.astype(np.float64), several)
 
 
-def _normalise(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _normalise(values: npt.NDArray[np.float64], several: bool) -> npt.NDArray[np.float64]:
     tolerance = 1e-3  # float16 and bfloat16 softmax sums are off by less
-    sums = values.sum(axis=1, keepdims=True)
     if values.size and (values.min() < -tolerance or values.max() > 1 + tolerance):
         raise TrainingError(
             f"predict_proba gave values from {values.min():g} to {values.max():g}; "
             "probabilities lie between 0 and 1"
         )
+    clipped: npt.NDArray[np.float64] = np.clip(values, 0, 1)
+    if several:
+        return clipped
+    sums = values.sum(axis=1, keepdims=True)
     if np.abs(sums - 1).max(initial=0) > tolerance:
         raise TrainingError(
             f"predict_proba gave rows that sum to between {sums.min():g} and {sums.max():g}; "
             "the probabilities of an image sum to 1"
         )
-    clipped = np.clip(values, 0, 1)
     return np.asarray(clipped / clipped.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def describe_predictions(
-    table: pd.DataFrame, classes: Sequence[str], probabilities: npt.NDArray[np.float64]
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    probabilities: npt.NDArray[np.float64],
+    decided: npt.NDArray[np.integer[Any]],
 ) -> pd.DataFrame:
     """Return the content of ``predictions.parquet``.
 
@@ -90,12 +98,14 @@ def describe_predictions(
         Columns image, file, path, frame, split_group, and label and fold where these are known.
     classes : sequence of str
         Names of the columns of ``probabilities``, shape (n, classes).
+    decided : ndarray of int64, shape (n,) or (n, classes)
+        The predicted class of each image, or which of several labels are predicted.
     """
     names = [
         name for name in ("image", "file", "path", "frame", "split_group", "label") if name in table
     ]
     described = table[names].rename(columns={"split_group": "person"})
-    described["predicted"] = np.asarray(classes)[probabilities.argmax(axis=1)]
+    described["predicted"] = spell_truth(decided, classes)
     if "fold" in table:
         described["fold"] = table["fold"]
     for column, name in enumerate(classes):

@@ -24,13 +24,16 @@ import numpy.typing as npt
 
 from medkit.cohort.leaks import check_leaks
 from medkit.cohort.preparation import MADE, Prepared, prepare_folds
+from medkit.cohort.questions import Question
 from medkit.cohort.split import Split
 from medkit.engine import Progress, silent
 from medkit.errors import MedkitError, TrainingError, UsageError
 from medkit.images.soundness import check_set
-from medkit.plugins import find_trainer, load_trainer
+from medkit.plugins import find_plugin, load_trainer
 from medkit.statistics.aggregation import check_rule
 from medkit.statistics.outcomes import choose_positive
+from medkit.statistics.plugged import load_metrics
+from medkit.statistics.truth import asks_several
 from medkit.training.child import Event
 from medkit.training.course import Course, Watcher, wait
 from medkit.training.decision import calibrate_run
@@ -38,7 +41,7 @@ from medkit.training.domain import write_domain
 from medkit.training.environment import Environment, describe_cards
 from medkit.training.head import is_linear, list_notes, solve_folds
 from medkit.training.job import Job, derive_seed, fold_folder
-from medkit.training.measurement import COLUMNS, measure
+from medkit.training.measurement import COLUMNS, measure, read_outcomes
 from medkit.training.params import parse_options, restore_params
 from medkit.training.partition import Labelled
 from medkit.training.record import (
@@ -72,8 +75,11 @@ _TRACES = ["image", "person", "split_group", "source_sha256", "pixels_sha256", "
 # Arguments that stand in a record under their own names.
 _ASKED = (
     *("label", "seed", "classes", "positive", "validation_share", "aggregate", "refits"),
-    *("device", "threads", "backend"),
+    *("separator", "device", "threads", "backend", "metric_plugins"),
 )
+
+# Trainers of ours that predict several labels an image.
+_MULTILABEL = "softmax, or inception without finetune"
 
 # What must be equal for a run to be gone on with.
 _IDENTITY = (
@@ -124,8 +130,10 @@ def train(
     classes: Sequence[str] | None = None,
     split: Split = MADE,
     positive: str | None = None,
+    separator: str | None = None,
     validation_share: float = 0.15,
     aggregate: str = "mean",
+    metric_plugins: Sequence[str] = (),
     refits: int = 0,
     name: str | None = None,
     device: str = "auto",
@@ -146,7 +154,8 @@ def train(
     workspace : Workspace
         Locked by the caller.
     set_name, plugin, label : str
-        Names of an ImageSet, of an installed trainer, and of a label of the catalog.
+        Names of an ImageSet, of an installed trainer, and of a label of the catalog. Several
+        labels, with commas between, are predicted together, each by itself.
     options : mapping of str to str
         The trainer's, as text.
     params : object, optional
@@ -159,11 +168,15 @@ def train(
         What is held out, what else is even, and folds that were given.
     positive : str, optional
         Of two classes the one that sensitivity is about; by default the second in sorted order.
+    separator : str, optional
+        Of a label whose values hold several names: see `medkit.cohort.questions.Question`.
     validation_share : float
         Of the persons of each training part, to choose by; the host's linear head needs none.
     aggregate : str
         How predictions of several images become one of a series, a study or a person: one of
         `medkit.statistics.aggregation.RULES`.
+    metric_plugins : sequence of str
+        Plugins whose metrics are measured beside medkit's own.
     refits : int
         Divisions into folds whose pairs are left out, for the procedure's own interval
         (`medkit.training.refits`); without any it is estimated from the number of folds.
@@ -199,29 +212,35 @@ def train(
     TrainingError
         If a fold failed; the others are kept.
     """
-    entry, kind = find_trainer(plugin), load_trainer(plugin)
-    _check_task(kind, plugin)
+    entry, kind = find_plugin("trainer", plugin), load_trainer(plugin)
+    question = Question(label, separator)
+    question.check()
     params = parse_options(kind.Params, options or {}) if params is None else params
     trainer = kind(params)
+    _check_task(trainer, plugin, question, positive)
     check_logs(logs)
     with open_place(engine, child_per_fold) as place:
-        environment = place.choose(device, threads, backend)
+        environment = place.choose(device, threads, backend, plugin)
         chosen = (min_persons, classes, split)
-        prepared = prepare_folds(workspace, set_name, label, folds, seed, *chosen, progress)
+        about = (set_name, label, folds, seed)
+        prepared = prepare_folds(workspace, *about, *chosen, progress, separator)
         check_leaks(prepared.leaks, allow_leaks)
         choose_positive(prepared.folds.classes, positive)
-        check_rule(aggregate, prepared.folds.classes)
+        check_rule(aggregate, prepared.folds.classes, question.several)
+        load_metrics(metric_plugins)  # what is missing is missed now, and not after the last fold
         check_repeats(refits, prepared.folds.k)
         share = 0.0 if is_linear(trainer) else validation_share
         record = {
             **describe_task(prepared, share, positive),
+            "separator": separator,
             "split": split.describe(),
             **describe_trainer(entry, params, environment),
             "aggregate": aggregate,
             "refits": refits,
             "command": list(command),
+            "metric_plugins": list(metric_plugins),
         }
-        record["warnings"] += [environment.note] if environment.note else []
+        record["notes"] = [environment.note] if environment.note else []
         record["warnings"] += check_mirroring(params, prepared.image_set, workspace)
         record["name"] = name or _make_name(record)
         folder = workspace.run(record["name"])
@@ -285,7 +304,8 @@ def _follow(course: Course, trainer: Any, prepared: Prepared, place: Place) -> N
             solve_folds(course, course.record["threads"], place.engine)
         _conclude(course, trainer, prepared, place)
         if is_linear(trainer):
-            course.record["warnings"] += list_notes(course)
+            # How a head was chosen makes no number wrong: all are of images that it never saw.
+            course.record["notes"] = [*course.record.get("notes", []), *list_notes(course)]
     except MedkitError:
         course.record["status"] = "failed"
         raise
@@ -309,24 +329,34 @@ def _tell_refits(course: Course) -> str:
     return tell_cost(course.record["k"], course.record["refits"])
 
 
-def _check_task(trainer: Any, plugin: str) -> None:
-    if "multiclass" not in trainer.tasks:
-        raise UsageError(
-            f"the trainer {plugin!r} does {', '.join(sorted(trainer.tasks))}; a label with one "
-            "value an image needs one that does 'multiclass'"
-        )
+def _check_task(trainer: Any, plugin: str, question: Question, positive: str | None) -> None:
+    if question.several and positive is not None:
+        raise UsageError("--positive is of two classes; of several labels each has its own answer")
+    if question.task in trainer.tasks:
+        return
+    needed = "several labels an image need" if question.several else "a label of one value needs"
+    raise UsageError(
+        f"the trainer {plugin!r} does {', '.join(sorted(trainer.tasks))} with these options; "
+        f"{needed} one that does {question.task!r}"
+        + (f", such as {_MULTILABEL}; or train one label at a time" if question.several else "")
+    )
+
+
+def _list_identity(record: Mapping[str, Any]) -> list[str]:
+    """Return what must be equal; runs without metrics of plugins have the names they always had."""
+    return [*_IDENTITY, *(("metric_plugins",) if record["metric_plugins"] else ())]
 
 
 def _make_name(record: Mapping[str, Any]) -> str:
     """Return a name that says what the run is, and differs where its arguments do."""
     text = "-".join(str(record[key]) for key in ("set", "label", "plugin"))
-    digest = hash_identity(record, _IDENTITY)
+    digest = hash_identity(record, _list_identity(record))
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', text)[:90]}-{digest}"
 
 
 def _resume(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Return the record to go on with: that of an earlier start with these arguments, if any."""
-    earlier = find_earlier(folder / "run.json", record, _IDENTITY)
+    earlier = find_earlier(folder / "run.json", record, _list_identity(record))
     if earlier is None:
         return record
     if earlier["status"] == "done":
@@ -386,14 +416,14 @@ def _conclude(course: Course, trainer: Any, prepared: Prepared, place: Place) ->
         prepared.image_set.table[["image", "file", "path", "frame", *COLUMNS]], on="image"
     )
     folds, positive = table["fold"].to_numpy(), course.record["positive"]
-    labels = np.searchsorted(classes, table["label"].to_numpy(str))
     probabilities = _gather(course, folds)
+    outcomes = read_outcomes(table, probabilities, course.record)
     write_table(
         course.folder / "predictions.parquet",
-        describe_predictions(table, classes, probabilities),
+        describe_predictions(table, classes, probabilities, outcomes.decide()),
     )
     # What is locked now, for images that are still to come.
-    calibrate_run(course.folder, labels, probabilities, folds, classes, positive)
+    calibrate_run(course.folder, outcomes.labels, probabilities, folds, classes, positive)
     numbers = table["image"].to_numpy(np.int64)
     write_domain(course.folder, Workspace(course.folder.parents[1]), prepared.image_set, numbers)
     refits = refit(course, trainer, prepared, place, probabilities)
@@ -406,12 +436,12 @@ def _conclude(course: Course, trainer: Any, prepared: Prepared, place: Place) ->
 
 def _gather(course: Course, folds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the probabilities of all images, each from the fold it was tested in."""
-    classes = len(course.record["classes"])
+    classes, several = len(course.record["classes"]), asks_several(course.record)
     gathered = np.empty((len(folds), classes))
     for fold in range(course.record["k"]):
         rows = np.flatnonzero(folds == fold)
         path = fold_folder(course.folder, fold) / "predictions.npy"
-        gathered[rows] = read_probabilities(path, len(rows), classes)
+        gathered[rows] = read_probabilities(path, len(rows), classes, several)
     return gathered
 
 

@@ -69,7 +69,9 @@ class Place(Protocol):
     @property
     def environment(self) -> Environment: ...
 
-    def choose(self, device: str, threads: int | None, backend: str | None) -> Environment:
+    def choose(
+        self, device: str, threads: int | None, backend: str | None, plugin: str | None = None
+    ) -> Environment:
         """Return the environment of children there."""
         ...
 
@@ -127,9 +129,11 @@ class Here:
     environment: Environment = field(init=False)
     _at_work: dict[int, Child] = field(default_factory=dict)
 
-    def choose(self, device: str, threads: int | None, backend: str | None) -> Environment:
+    def choose(
+        self, device: str, threads: int | None, backend: str | None, plugin: str | None = None
+    ) -> Environment:
         """Return the environment for what was asked, and keep it."""
-        self.environment = choose_environment(device, threads, backend)
+        self.environment = choose_environment(device, threads, backend, plugin)
         return self.environment
 
     @property
@@ -146,8 +150,9 @@ class Here:
         """Start a child on a GPU that is free."""
         for slot in range(self.room):
             if slot not in self._at_work:
-                variables = self.environment.variables(slot)
-                self._at_work[slot] = Child(run, steps, variables, folder / "log.txt")
+                variables, log = self.environment.variables(slot), folder / "log.txt"
+                child = Child(run, steps, variables, log, self.environment.python)
+                self._at_work[slot] = child
                 return self._at_work[slot]
         return None
 

@@ -126,7 +126,7 @@ class _Tracking:
                 act(writer)
             except Exception as error:  # a server that is gone must not cost the training
                 del self.writers[name]
-                self.course.record["warnings"].append(
+                self.course.record.setdefault("notes", []).append(
                     f"{name} took no more of this run's log: {type(error).__name__}: {error}"
                 )
 

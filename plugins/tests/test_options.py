@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from medkit.errors import UsageError
-from medkit.plugins import list_trainers, load_trainer
+from medkit.plugins import list_plugins, load_trainer
 from medkit.training.params import list_options, parse_options
 
-INSTALLED = sorted({entry.name for entry in list_trainers()} & {"softmax", "cnn", "inception"})
+OURS = {"softmax", "cnn", "inception"}
+INSTALLED = sorted({entry.name for entry in list_plugins("trainer")} & OURS)
 
 
 @pytest.fixture(params=INSTALLED)

@@ -43,6 +43,11 @@ CALIBRATE = """\
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     calibrated = odds / odds.sum(axis=1, keepdims=True)
 """
+# Of several labels an image, each with a temperature of its own.
+CALIBRATE_LABELS = """\
+    stated = np.clip(probabilities.astype(np.float64), {least}, 1 - {least})
+    calibrated = 1 / (1 + (1 / stated - 1) ** (1 / np.array({temperature})))
+"""
 PIXELS = """\
     from pathlib import Path
 
@@ -67,7 +72,7 @@ normalised with the `recipe` in `model.json`:
 {pixels}
 ## What it gives
 
-`probabilities`: float32, shape (n, {number}), rows summing to 1. The columns, in order:
+`probabilities`: float32, shape (n, {number}), {rows}. The columns, in order:
 
 {classes}
 
@@ -97,6 +102,7 @@ The run fitted the temperature 1: the probabilities are as they are.
 def write_readme(record: Mapping[str, Any]) -> str:
     """Return the page for what ``model.json`` says."""
     view, shape = record["view"], record["input"]["shape"]
+    heat = record["calibration"]["temperature"]
     return _PAGE.format(
         run=record["run"],
         count=_count(record["folds"]),
@@ -108,9 +114,10 @@ def write_readme(record: Mapping[str, Any]) -> str:
         high=view["scale"][1],
         pixels=PIXELS.format(view=_spell(view)),
         number=len(record["classes"]),
+        rows="each of its own" if isinstance(heat, list) else "rows summing to 1",
         classes="\n".join(f"    {_quote(name)}" for name in record["classes"]),
         snippet=SNIPPETS[record["form"]].format(shape=tuple([1, *shape[1:]])),
-        calibration=_explain(record["calibration"]["temperature"]),
+        calibration=_explain(heat),
         images=record["parity"]["images"],
         difference=record["parity"]["largest_difference"],
         allowed=record["parity"]["allowed"],
@@ -123,7 +130,11 @@ def _count(folds: list[int]) -> str:
     return f"the mean of the {len(folds)} models"
 
 
-def _explain(temperature: float) -> str:
+def _explain(temperature: float | list[float]) -> str:
+    if isinstance(temperature, list):
+        snippet = CALIBRATE_LABELS.format(least=SMALLEST_PROBABILITY, temperature=temperature)
+        told = ", ".join(f"{one:.4g}" for one in temperature)
+        return _CALIBRATED.format(value=told, snippet=snippet)
     if temperature == 1:
         return _AS_IT_IS
     snippet = CALIBRATE.format(least=SMALLEST_PROBABILITY, temperature=temperature)

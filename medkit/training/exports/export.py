@@ -143,7 +143,7 @@ def export_model(
         form,
         _choose_folds(run, fold),
         _open_set(workspace, run),
-        choose_environment("cpu", threads, backend="tensorflow"),
+        choose_environment("cpu", threads, "tensorflow", run["plugin"]),
     )
     facts = _describe(order)
     standing = delivery.find_standing(folder, DESCRIPTION, facts, _CIRCUMSTANCES, replace)
@@ -270,7 +270,9 @@ def _run_child(
             progress(event["done"], event["total"], event["unit"])
 
     steps = [str(number) for number in range(len(order.models))]
-    ended = follow_child(work, steps, order.environment.variables(), handle)
+    ended = follow_child(
+        work, steps, order.environment.variables(), handle, order.environment.python
+    )
     if errors or ended:
         raise TrainingError((*errors, ended)[0])
 

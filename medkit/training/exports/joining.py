@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from medkit.errors import TrainingError
 from medkit.networks.hardware import load_keras
+from medkit.statistics.labelwise import LabelHeads
 from medkit.training.exports.runtimes import FORMS, INPUT, OUTPUT, Form
 from medkit.training.head import LinearModel
 from medkit.workspace import read_json, write_json
@@ -120,10 +121,12 @@ def _join(trainer: Any, models: Sequence[Any], shape: tuple[int, ...]) -> keras.
     return keras.Model(pixels, {OUTPUT: mean})
 
 
-def _make_layer(head: LinearHead) -> keras.Layer:
-    layer = load_keras().layers.Dense(len(head.bias), activation="softmax", dtype="float32")
+def _make_layer(head: LinearHead | LabelHeads) -> keras.Layer:
+    # Of several labels an image each has a probability of its own.
+    last = "sigmoid" if isinstance(head, LabelHeads) else "softmax"
+    layer = load_keras().layers.Dense(len(head.bias), activation=last, dtype="float32")
     layer.build((None, head.weights.shape[1]))
-    bias = np.where(np.isneginf(head.bias), _NEVER, head.bias)
+    bias = np.nan_to_num(head.bias, posinf=-_NEVER, neginf=_NEVER)
     layer.set_weights([head.weights.T.astype(np.float32), bias.astype(np.float32)])
     return layer
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from medkit_cnn import CnnParams, CnnTrainer
 
 from medkit.errors import TrainingError, UsageError
+from medkit.testing import TrainerConformance
 from medkit.training.contract import RunContext
 from medkit.training.params import list_options, parse_options
 
 # Keras reads TensorFlow's variables in a way that NumPy 2 calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+TORCH = os.environ.get("KERAS_BACKEND") == "torch"
 
 SMALL = CnnParams(size=16, blocks=(4, 8), dense=0, epochs=4, batch_size=8, learning_rate=0.01)
 # Everything that draws at random while it trains.
@@ -267,3 +271,14 @@ def test_the_host_trains_it_and_loads_what_it_saved(train_on_study):
     assert finished.metrics["metrics"]["auc"]["value"] > 0.9
     models = [finished.folder / f"fold-{fold}" / "model" for fold in range(2)]
     assert [len(list(model.iterdir())) for model in models] == [2, 2]
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("MEDKIT_KILLS" not in os.environ, reason="minutes; run 'make soak'")
+@pytest.mark.skipif(TORCH, reason="after a restart PyTorch rounds otherwise")
+class TestConformance(TrainerConformance):
+    plugin = "cnn"
+    params: ClassVar = {
+        **{"size": "16", "blocks": "4,8", "dense": "0", "epochs": "8"},
+        **{"batch_size": "8", "learning_rate": "0.01"},
+    }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from medkit_inception import InceptionParams, InceptionTrainer
 from medkit.catalog.labels import ImageRule, label_images
 from medkit.errors import TrainingError, UsageError
 from medkit.images.reader import CachedCodes
+from medkit.testing import TrainerConformance
 from medkit.training import weights as store
 from medkit.training.head import is_linear, read_spec
 from medkit.training.params import list_options, parse_options
@@ -29,6 +32,7 @@ SMALL = {
 
 # Keras reads TensorFlow's variables in a way that NumPy 2 calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+TORCH = os.environ.get("KERAS_BACKEND") == "torch"
 
 
 @pytest.fixture(autouse=True)
@@ -391,3 +395,18 @@ def test_the_host_fine_tunes_and_records_whose_weights_it_started_from(train_on_
     assert finished.record["features"] is None
     assert finished.record["weights"] == {"name": "none", "sha256": None, "pretrained": False}
     assert [each["number"] for each in finished.metrics["looks"]] == [3, 3]
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("MEDKIT_KILLS" not in os.environ, reason="minutes; run 'make soak'")
+class TestConformance(TrainerConformance):
+    plugin = "inception"
+    params: ClassVar = {"weights": "none", "layer": "mixed0", "size": "75"}
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("MEDKIT_KILLS" not in os.environ, reason="minutes; run 'make soak'")
+@pytest.mark.skipif(TORCH, reason="after a restart PyTorch rounds otherwise")
+class TestConformanceOfFineTuning(TrainerConformance):
+    plugin = "inception"
+    params: ClassVar = {key: str(value) for key, value in SMALL.items()} | {"size": "75"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,11 +15,13 @@ from medkit_softmax.minibatch import measure_pixels
 from medkit.errors import TrainingError, UsageError
 from medkit.images.reader import View
 from medkit.statistics.linear import fit_linear
+from medkit.testing import TrainerConformance
 from medkit.training.contract import LabelledImages
 from medkit.training.params import list_options, parse_options
 
 # Keras reads TensorFlow's variables in a way that NumPy 2 calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+TORCH = os.environ.get("KERAS_BACKEND") == "torch"
 
 # How far above the optimum the mini-batch solver may end, in nats of the penalised mean log loss.
 TOLERANCE = 1e-3
@@ -184,3 +189,16 @@ def test_the_host_trains_it_in_mini_batches(train_on_study):
     finished = train_on_study("softmax", size="8", solver="minibatch", epochs="2")
     assert finished.metrics["images"] == 36
     assert finished.record["features"] is None
+
+
+class TestConformance(TrainerConformance):
+    plugin = "softmax"
+    params: ClassVar = {"size": "16"}
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("MEDKIT_KILLS" not in os.environ, reason="minutes; run 'make soak'")
+@pytest.mark.skipif(TORCH, reason="after a restart PyTorch rounds otherwise")
+class TestConformanceInMiniBatches(TrainerConformance):
+    plugin = "softmax"
+    params: ClassVar = {"size": "16", "solver": "minibatch", "epochs": "6"}

@@ -1,86 +1,92 @@
-"""A random forest on small images: a trainer that uses no Keras.
+"""Gradient boosting on outlines and brightness: a trainer that uses no Keras.
 
-This module is light: it is imported to show the options. What is heavy is imported inside `fit`.
+This module is imported to show the options: scikit-learn is imported by `fit`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import medkit
+from medkit.hookspecs import hookimpl
+from medkit.images.windows import split_windows
+from medkit.training.params import option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from medkit_sklearn.forest import ForestModel
+    import numpy as np
+    import numpy.typing as npt
+    from medkit.images.reader import Images
+    from medkit.training.contract import LabelledImages, RunContext
+
+    from .boosting import Model
 
 
 @dataclass(frozen=True)
-class ForestParams:
-    """The options of the trainer.
+class Options:
+    """The options of the trainer, as ``-p`` takes them."""
 
-    Raises
-    ------
-    ValueError
-        If a value is out of range.
-    """
-
-    size: int = field(default=16, metadata={"help": "Rows and columns the images are reduced to."})
-    window: str = field(
-        default="header",
-        metadata={"help": "Grey window: header, full, a preset (lung, soft ...) or CENTRE/WIDTH."},
+    size: int = option(48, "Rows and columns the images are reduced to.", least=12)
+    window: str = option(
+        "header",
+        "Grey window: header, full, a preset (lung, soft, bone, brain) or CENTRE/WIDTH.",
+        check=split_windows,
     )
-    trees: int = field(default=200, metadata={"help": "Trees of a forest."})
-    depths: tuple[int, ...] = field(
-        default=(4, 8, 16),
-        metadata={"help": "Depths of the trees, with commas; the validation part chooses."},
+    channels: Literal[1, 3] = option(1, "1 for grey, 3 for colour.")
+    trees: int = option(
+        200, "Trees a class at most; the validation part chooses how many.", least=1
     )
-
-    def __post_init__(self) -> None:
-        if min((self.size, self.trees, *self.depths), default=0) < 1 or not self.depths:
-            raise ValueError("size, trees and every depth must be 1 or more")
+    depth: int = option(3, "Depth of the trees.", least=1)
+    learning_rate: float = option(0.1, "How much of each tree is added.", above=0, most=1)
+    subsample: float = option(0.5, "Share of the images that a tree sees.", above=0, most=1)
 
     @property
     def view(self) -> dict[str, Any]:
-        """How the trees see the images."""
-        return {"window": self.window, "channels": 1, "size": self.size}
+        """How the features see images."""
+        return {"window": self.window, "channels": self.channels, "size": self.size}
 
 
-class ForestTrainer:
-    """Trains a forest for each depth and keeps the one with the best validation log loss.
+class Trainer:
+    """Describes each image once, and adds up trees on the descriptions.
 
     Parameters
     ----------
-    params : ForestParams
-        The forest and what it sees.
+    options : Options
+        The trees and what they see.
     """
 
-    Params: ClassVar[type] = ForestParams
+    Params: ClassVar[type] = Options
     tasks: ClassVar[frozenset[str]] = frozenset({"multiclass"})
 
-    def __init__(self, params: ForestParams) -> None:
-        self.params = params
+    def __init__(self, options: Options) -> None:
+        self.options = options
 
-    def fit(
-        self,
-        train: medkit.LabelledImages,
-        validation: medkit.LabelledImages,
-        run: medkit.RunContext,
-    ) -> ForestModel:
-        """Train on ``train`` and choose the depth by ``validation``."""
-        from medkit_sklearn.forest import fit_forest
+    def feature_spec(self) -> dict[str, Any]:
+        """Return what the features depend on besides the pixels: the host keeps them by it."""
+        # Raise the number when the same pixels would give other features.
+        return {"features": "boosting/1", "view": self.options.view}
 
-        return fit_forest(self.params, train, validation, run)
+    def features(self, images: Images, run: RunContext) -> npt.NDArray[np.float32]:
+        """Return a row an image, which depends on that image alone; computed once for all folds."""
+        from .features import describe_images
 
-    def load(self, folder: Path) -> ForestModel:
-        """Return the forest that was saved in a folder."""
-        from medkit_sklearn.forest import ForestModel
+        return describe_images(images.with_view(**self.options.view))
 
-        return ForestModel.load(folder)
+    def fit(self, train: LabelledImages, validation: LabelledImages, run: RunContext) -> Model:
+        """Train on ``train`` and choose the number of trees by ``validation``."""
+        from .boosting import fit_model
+
+        return fit_model(self.options, train, validation, run)
+
+    def load(self, folder: Path) -> Model:
+        """Return the trees that were saved in a folder."""
+        from .boosting import load_model
+
+        return load_model(folder)
 
 
-@medkit.hookimpl
-def medkit_trainer() -> type[ForestTrainer]:
+@hookimpl
+def medkit_trainer() -> type[Trainer]:
     """Return the trainer of this plugin."""
-    return ForestTrainer
+    return Trainer

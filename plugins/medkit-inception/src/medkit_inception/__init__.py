@@ -181,10 +181,12 @@ class InceptionTrainer:
     """
 
     Params: ClassVar[type] = InceptionParams
-    tasks: ClassVar[frozenset[str]] = frozenset({"multiclass"})
+    tasks: frozenset[str] = frozenset({"multiclass", "multilabel"})
 
     def __init__(self, params: InceptionParams) -> None:
         self.params = params
+        if params.finetune:
+            self.tasks = frozenset({"multiclass"})
 
     @property
     def head(self) -> str:

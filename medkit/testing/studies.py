@@ -74,6 +74,19 @@ def write_cohort(
     ``classes[i % len(classes)]``, which shows as stripes of another direction and width under
     noise.
 
+    Parameters
+    ----------
+    folder : Path
+        Is made where it is missing.
+    persons, per_person : int
+        How many, and images of each.
+    classes : sequence of str
+        Modalities, dealt to the persons in turn.
+    size : int
+        Rows and columns.
+    seed : int
+        Noise, and the UIDs, follow from it.
+
     Returns
     -------
     Path

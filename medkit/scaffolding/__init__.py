@@ -1,0 +1,1 @@
+"""What ``medkit plugins new`` writes: a trainer's distribution, from templates."""
