@@ -88,10 +88,13 @@ gpus = [backend.cuda.get_device_name(number) for number in range(backend.cuda.de
 built = backend.version.cuda is not None
 """,
 }
-_PROBE_KERAS = """
-import json, keras
+# A trainer may need no Keras; where it is installed, it has to start.
+_PROBE_BACKEND = """
+import importlib.util, json
+keras = importlib.util.find_spec("keras") and importlib.import_module("keras")
 {probe}
-facts = {{"keras": keras.__version__, "version": backend.__version__, "gpus": gpus, "built": built}}
+version = keras and keras.__version__
+facts = {{"keras": version, "version": backend.__version__, "gpus": gpus, "built": built}}
 print()  # a library may have left a line open
 print(json.dumps(facts))
 """
@@ -181,7 +184,7 @@ def check_decoders() -> Iterator[Finding]:
 
 def check_backend(backend: str) -> Iterator[Finding]:
     """Yield whether Keras starts with its backend, and which GPUs that sees, or why none."""
-    if backend not in _PROBES or find_spec("keras") is None:
+    if not _is_installed(backend):
         missing = "Keras" if find_spec("keras") is None else "TensorFlow, JAX or PyTorch for Keras"
         yield Finding("Keras", NOTE, f"{missing} is not installed; some trainers need it")
         return
@@ -190,7 +193,11 @@ def check_backend(backend: str) -> Iterator[Finding]:
     except _PROBE_ERRORS as error:
         yield Finding("Keras", PROBLEM, f"does not start with {backend}: {error}")
         return
-    yield Finding("Keras", OK, f"{facts['keras']}, on {backend} {facts['version']}")
+    version = f"{backend} {facts['version']}"
+    if facts["keras"]:
+        yield Finding("Keras", OK, f"{facts['keras']}, on {version}")
+    else:
+        yield Finding("Keras", NOTE, f"not installed, some trainers need it; {version} is")
     if facts["gpus"]:
         yield Finding("GPU", OK, ", ".join(facts["gpus"]))
     else:
@@ -204,23 +211,29 @@ def look_for_gpus(backend: str, python: str = "") -> tuple[list[str], str]:
     Parameters
     ----------
     backend : str
-        Of Keras, or ``"none"``. It is asked in a process of its own, once.
+        ``"tensorflow"``, ``"jax"``, ``"torch"`` or ``"none"``. It is asked in a process of its own,
+        once, and needs no Keras.
     python : str
         The interpreter of another environment, whose backend it is.
     """
-    if backend not in _PROBES or not (python or find_spec("keras")):
-        return [], "Keras with TensorFlow, JAX or PyTorch is not installed"
+    if backend not in _PROBES or not (python or _is_installed(backend)):
+        return [], "TensorFlow, JAX or PyTorch is not installed"
     try:
         facts, why = _ask_backend(backend, python)
     except _PROBE_ERRORS as error:
-        return [], f"Keras does not start with {backend}: {error}"
+        return [], f"{backend} does not start: {error}"
     return facts["gpus"], why
+
+
+def _is_installed(backend: str) -> bool:
+    """Tell whether it, or Keras, which must then start with it, can be imported here."""
+    return backend in _PROBES and any(find_spec(name) for name in ("keras", backend))
 
 
 def _ask_backend(backend: str, python: str = "") -> tuple[dict[str, Any], str]:
     """Return what a backend says of itself, and why it sees no GPU if it sees none."""
     facts, log = _probe(
-        _PROBE_KERAS.format(probe=_PROBES[backend]),
+        _PROBE_BACKEND.format(probe=_PROBES[backend]),
         KERAS_BACKEND=backend,
         TF_CPP_MIN_LOG_LEVEL="0",
         XLA_PYTHON_CLIENT_PREALLOCATE="false",  # others may be at work on the same card

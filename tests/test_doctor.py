@@ -27,6 +27,7 @@ from medkit.diagnosis import (
     check_packages,
     check_python,
     explain_missing_gpu,
+    look_for_gpus,
 )
 
 CANARY = "canary-3f1c"
@@ -125,6 +126,26 @@ def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (OK, "3, on jax 2"),
         (OK, "/gpu:0"),
     ]
+
+
+def test_a_gpu_is_found_without_keras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment with PyTorch alone, whose process is a real one."""
+    (tmp_path / "torch.py").write_text(
+        "class cuda:\n"
+        "    device_count = lambda: 1\n"
+        "    get_device_name = lambda number: f'Made Up {number}'\n"
+        "class version:\n"
+        "    cuda = '13'\n"
+        "__version__ = '2'\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['keras'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(diagnosis, "find_spec", lambda name: name != "keras" or None)
+    assert [(finding.state, finding.detail) for finding in check_backend("torch")] == [
+        (NOTE, "not installed, some trainers need it; torch 2 is"),
+        (OK, "Made Up 0"),
+    ]
+    assert look_for_gpus.__wrapped__("torch") == (["Made Up 0"], "")
 
 
 @pytest.mark.parametrize(

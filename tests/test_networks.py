@@ -15,7 +15,7 @@ from mixedsets import KINDS, make_images
 import medkit
 from medkit.errors import TrainingError
 from medkit.networks.augmentation import Augmentation
-from medkit.networks.batches import Part, draw_batches, make_batches
+from medkit.networks.batches import Part, draw_batches, make_batches, measure_scale
 from medkit.networks.hardware import Gpu, choose_policy, is_out_of_memory
 from medkit.networks.prediction import halve_batch
 
@@ -127,6 +127,28 @@ def test_batches_are_the_same_whoever_makes_them(threads: int) -> None:
         np.testing.assert_array_equal(pixels, ALL.apply(images[rows[number]], random))
         np.testing.assert_array_equal(labels, rows[number])
         np.testing.assert_array_equal(weights, part.weights[rows[number]])
+
+
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=9),
+    low=st.floats(-9, 9),
+    window=st.sampled_from(["header", "40/400", "0/90000"]),
+)
+def test_on_the_measured_scale_pixels_have_mean_0_and_deviation_1(
+    kinds: list[str], low: float, window: str
+) -> None:
+    images = make_images(kinds).with_view(window=window, scale=(low, low + 1))
+    seen = images.with_view(scale=measure_scale(images))[:].astype(np.float64)
+    assert seen.mean() == pytest.approx(0, abs=1e-2)
+    assert seen.std() == pytest.approx(1, rel=1e-2)
+
+
+def test_images_of_one_grey_stay_of_one_grey() -> None:
+    """Their rounding is not blown up; a view beyond what they hold cuts them to its lower end."""
+    images = make_images(["uint16x1"] * 3).with_view(window="1e9/2")
+    low, high = measure_scale(images)
+    assert (low, high) == (0, 2**16)
+    assert not images.with_view(scale=(low, high))[:].any()
 
 
 @pytest.mark.parametrize("view", [{}, {"size": 3}, {"size": 3, "channels": 3, "window": "40/400"}])

@@ -17,6 +17,7 @@ from medkit.errors import UsageError
 from medkit.scaffolding import distribution
 from medkit.scaffolding.distribution import check_name, write_distribution
 from medkit.scaffolding.frameworks import FRAMEWORKS
+from medkit.testing import write_cohort
 
 REPOSITORY = Path(__file__).parent.parent
 EXAMPLES = REPOSITORY / "examples"
@@ -24,6 +25,11 @@ EXAMPLES = REPOSITORY / "examples"
 OFFLINE = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
 # The shortest and the longest name: what is written must be clean with both.
 NAMES = ("a", "b" * 15 + "-" + "c" * 16)
+NETWORKS = [
+    pytest.param("keras", marks=pytest.mark.soak),
+    pytest.param("torch", marks=pytest.mark.torch),
+    pytest.param("jax", marks=pytest.mark.jax),
+]
 
 
 def run(*command: object, cwd: Path | None = None, path: object = "") -> str:
@@ -165,19 +171,28 @@ def test_each_is_found_by_its_entry_point(site: Path) -> None:
     assert done.stdout.split("\n")[:-1] == [f"{each} multiclass" for each in sorted(FRAMEWORKS)]
 
 
-@pytest.mark.parametrize(
-    "framework",
-    [
-        "sklearn",
-        pytest.param("keras", marks=pytest.mark.soak),
-        pytest.param("torch", marks=pytest.mark.torch),
-        pytest.param("jax", marks=pytest.mark.jax),
-    ],
-)
+@pytest.mark.parametrize("framework", ["sklearn", *NETWORKS])
 def test_each_passes_its_own_tests(framework: str, written: dict[str, Path], site: Path) -> None:
     pytest.importorskip(framework)
     folder = written[framework]
     run("pytest", "-q", "-x", "-p", "no:cacheprovider", folder, cwd=folder, path=site)
+
+
+@pytest.mark.parametrize("framework", NETWORKS)
+def test_each_network_learns_from_images_that_fill_little_of_their_range(
+    framework: str, site: Path, tmp_path: Path
+) -> None:
+    """3 % of 16 bits, and no window in the header, as files of 12 bits often have them."""
+    pytest.importorskip(framework)
+    write_cohort(tmp_path / "images", persons=24, size=32)
+    there = ("-w", tmp_path / "workspace")
+    run("medkit", "catalog", tmp_path / "images", *there)
+    run("medkit", "label", "kind", "--tag", "Modality", *there)
+    run("medkit", "normalise", "set", "--size", "32", *there)
+    train = ["train", "set", "--plugin", f"try-{framework}", "--label", "kind", "--folds", "2"]
+    train += ["-p", "size=32", "--device", "cpu", "--threads", "1", "--json"]
+    (result,) = json.loads(run("medkit", *train, *there, path=site))["runs"]
+    assert result["metrics"]["delong"]["value"] > 0.9
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,10 @@ Batch = tuple[Any, npt.NDArray[np.int64], npt.NDArray[np.float32]]
 MEMORY_BYTES = 4 << 30
 DEVICE_BYTES = 2 << 30
 _AHEAD = 3
+# Images that a scale is measured on at most, and at a time; and the least deviation, a grey step of
+# 16 bits: below it lies rounding, which must not be blown up.
+_MEASURED, _BLOCK = 1024, 64
+_LEAST = 2.0**-16
 # Where codes can lie and be looked at on a GPU; JAX has its batches from the host.
 _FRAMEWORKS: dict[str, Callable[[], feeds.Framework]] = {
     "tensorflow": feeds.TensorFlow,
@@ -97,6 +102,36 @@ def _count_bytes(images: Images) -> int:
         return 0
     each = [np.dtype(kind).itemsize * int(depth) for kind, depth in kinds.to_numpy(str)]
     return int(height * width * sum(each))
+
+
+def measure_scale(images: Images) -> tuple[float, float]:
+    """Return the scale with which the pixels of images have mean 0 and standard deviation 1.
+
+    What images show can be a small part of their window: that of 12 bits in a file of 16 bits
+    whose header has none is 3 % of it around one value. On a fixed scale such images are all but
+    equal, and a network learns nothing from them. Measured on the training part and kept with the
+    network, the scale is one for all images, so that a value still means one thing.
+
+    Parameters
+    ----------
+    images : Images
+        In the network's view, but for the scale. Of more than 1,024, so many at even distances
+        are read.
+
+    Returns
+    -------
+    low, high : float
+        For ``images.with_view(scale=...)``.
+    """
+    rows = np.linspace(0, len(images) - 1, min(len(images), _MEASURED)).astype(np.int64)
+    count, total, square = 0, 0.0, 0.0
+    for pixels in images.with_view(scale=(0.0, 1.0)).batches(_BLOCK, rows):
+        count += pixels.size
+        total += float(pixels.sum(dtype=np.float64))
+        square += float(np.square(pixels, dtype=np.float64).sum())
+    mean = total / count
+    deviation = max(math.sqrt(max(square / count - mean * mean, 0.0)), _LEAST)
+    return -mean / deviation, (1 - mean) / deviation
 
 
 def draw_batches(count: int, size: int, random: np.random.Generator) -> list[Rows]:

@@ -113,13 +113,8 @@ class Options:
 
     @property
     def view(self) -> dict[str, Any]:
-        """How the network sees images; the scale is a constant, never an image's own."""
-        return {
-            "window": self.window,
-            "channels": self.channels,
-            "size": self.size,
-            "scale": (-1.0, 1.0),
-        }
+        """How the network sees images, but for the scale, which the training part gives."""
+        return {"window": self.window, "channels": self.channels, "size": self.size}
 
 
 class Trainer:

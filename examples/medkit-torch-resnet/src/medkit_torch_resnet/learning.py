@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 def choose_device() -> torch.device:
     """Return the GPU, or the CPU where the host shows none."""
-    # With oneDNN, PyTorch 2.13 crashed in gradients of 8 filters by two threads of a CPU.
-    torch.backends.mkldnn.enabled = False
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    # Seen, and not explained: with oneDNN, PyTorch 2.13 crashed in the gradient of convolutions
+    # from 8 to 8 channels, by two threads, when batches were not all of one size.
+    switches: Any = torch.backends.mkldnn  # its types know no assignment
+    switches.enabled = False
+    return torch.device("cpu")
 
 
 class Learner:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from medkit.networks.augmentation import Augmentation
+from medkit.networks.batches import measure_scale
 from medkit.training.params import restore_params
 from medkit.workspace import read_json, write_json
 
@@ -38,6 +39,8 @@ class Model:
     ----------
     options : Options
         They say how it sees images.
+    scale : tuple of float
+        Which grey values it sees them in; of the training part, never an image's own.
     classes : int
         How many it tells apart.
     network : ResNet
@@ -45,20 +48,26 @@ class Model:
     """
 
     options: Options
+    scale: tuple[float, float]
     classes: int
     network: ResNet
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """How the network sees images: keywords of ``images.with_view``."""
+        return self.options.view | {"scale": self.scale}
 
     def predict_proba(self, images: Images) -> npt.NDArray[np.float64]:
         """Return an array (n, classes) whose rows sum to 1."""
         device = next(self.network.parameters()).device
-        batches = images.with_view(**self.options.view).batches(BATCH)
+        batches = images.with_view(**self.view).batches(BATCH)
         parts = [compute_logits(self.network, batch, device) for batch in batches]
         return softmax(np.concatenate([np.empty((0, self.classes), np.float32), *parts]))
 
     def explain(self, images: Images) -> npt.NDArray[np.float32]:
         """Return class activation maps (n, h, w); see `ResNet.locate`."""
         device = next(self.network.parameters()).device
-        batches = images.with_view(**self.options.view).batches(BATCH)
+        batches = images.with_view(**self.view).batches(BATCH)
         self.network.eval()
         with torch.inference_mode():
             maps = [
@@ -69,9 +78,8 @@ class Model:
     def save(self, folder: Path) -> None:
         """Write the weights as plain arrays, and then what the network is built from as JSON."""
         np.savez(folder / "weights.npz", **read_weights(self.network))
-        write_json(
-            folder / "model.json", {"options": asdict(self.options), "classes": self.classes}
-        )
+        described = {name: getattr(self, name) for name in ("scale", "classes")}
+        write_json(folder / "model.json", described | {"options": asdict(self.options)})
 
 
 def fit_model(
@@ -91,9 +99,11 @@ def fit_model(
         Augmentation(**varied),
         options.class_weights,
     )
-    seen, judged = (part.view(**options.view) for part in (train, validation))
+    scale = measure_scale(train.view(**options.view).images)
+    model = Model(options, scale, classes, network)
+    seen, judged = (part.view(**model.view) for part in (train, validation))
     write_weights(network, fit(learner, plan, seen, judged, run))
-    return Model(options, classes, network)
+    return model
 
 
 def load_model(folder: Path) -> Model:
@@ -103,4 +113,5 @@ def load_model(folder: Path) -> Model:
     network = ResNet(options, described["classes"])
     with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
         write_weights(network, arrays)
-    return Model(options, described["classes"], network.to(choose_device()))
+    scale = tuple(described["scale"])
+    return Model(options, scale, described["classes"], network.to(choose_device()))
