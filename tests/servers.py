@@ -149,7 +149,10 @@ def start_s3() -> Iterator[str]:
     server.start()
     try:
         _, port = server.get_host_and_port()
-        yield f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{port}"
+        # All servers of one process have the same objects.
+        requests.post(f"{address}/moto-api/reset", timeout=60).raise_for_status()
+        yield address
     finally:
         server.stop()
 

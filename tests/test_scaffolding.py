@@ -145,6 +145,7 @@ def test_the_code_has_medkits_style(name: str, tmp_path: Path) -> None:
         run("ruff", "format", "--no-cache", "--check", ".", cwd=folder)
 
 
+@pytest.mark.soak
 def test_the_code_is_typed(written: dict[str, Path], tmp_path: Path) -> None:
     """Strictly, also where the frameworks are not installed."""
     sources = [folder / "src" for folder in written.values()]

@@ -171,8 +171,8 @@ def _make_order(
     facts: dict[str, Any],
 ) -> Order:
     """Return how a run is applied on a device with so many threads, its threshold found."""
-    environment = choose_environment(*machine, plugin=run["plugin"])
     decision = make_decision(workspace.run(run["name"]), run, threshold)
+    environment = choose_environment(*machine, plugin=run["plugin"])
     return Order(workspace, run, environment, decision, outside, facts)
 
 
