@@ -133,6 +133,17 @@ def test_a_killed_verb_goes_on_to_the_same_bytes(
     assert describe_tree(source) == before
 
 
+@pytest.mark.parametrize("name", [INDEX, MANIFEST])
+def test_a_kill_in_the_last_writes_leaves_nothing_foreign(
+    name: str, tree: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "archive"
+    out.mkdir()
+    (out / f".{name}.part").write_bytes(b"half")
+    pack(tree, out, workers=0, shard_size=1 << 20)
+    assert hash_files(out) == hash_files(whole)
+
+
 def test_what_a_kill_left_is_used_and_not_made_again(
     tree: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

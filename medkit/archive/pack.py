@@ -189,7 +189,8 @@ def summarise(archive: Archive, made: bool = True) -> Summary:
 
 def _find_standing(out: Path, facts: dict[str, Any], replace_other: bool) -> Archive | None:
     """Return the same archive where it stands already; make room where another is to go."""
-    known = {MANIFEST, INDEX, SHARDS, _WORK}
+    half = {f".{name}.part" for name in (MANIFEST, INDEX)}  # a kill left it, and it is made again
+    known = {MANIFEST, INDEX, SHARDS, _WORK, *half}
     foreign = sorted({path.name for path in out.iterdir()} - known) if out.is_dir() else []
     if foreign or (out.exists() and not out.is_dir()):
         raise UsageError(f"{out} holds something else, such as {foreign[:1]}; give a new folder")
