@@ -26,7 +26,7 @@ def draw_findings(persons: int, per_person: int, seed: int = 0) -> list[tuple[st
             if random.random() < share
         }
         for number in range(per_person):
-            kept = {name for name in has if random.random() < 0.85}
+            kept = {name for name in sorted(has) if random.random() < 0.85}
             drawn.append((f"P{person:03d}", number, kept))
     return drawn
 

@@ -262,7 +262,8 @@ def test_runs_are_compared_and_tested_for_luck(made: Workspace) -> None:
     with made.lock():
         metrics = permute_labels(made, "text", 99)
     assert metrics["permutation"]["p"] == pytest.approx(0.01)
-    assert metrics["permutation"]["null"]["mean"] == pytest.approx(0.5, abs=0.05)
+    # Persons whose images differ exchange with few others, so that chance is not quite a half.
+    assert metrics["permutation"]["null"]["mean"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_labels_are_dealt_together_and_scored_as_metrics_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def rows(answer: Any) -> list[dict[str, Any]]:
 def test_no_table_tells_who_it_is(catalog: Catalog, table: str) -> None:
     plain = json.dumps(rows(look_up(catalog, table).batches))
     hidden = json.dumps(rows(look_up(catalog, table, anonymised=True).batches))
-    assert [secret for secret in SECRETS if secret in hidden] == []
+    # Of the digits of a pseudonym any four could be a secret's.
+    told = re.sub(r"anon-[0-9a-f]{16}", "", hidden)
+    assert [secret for secret in SECRETS if secret in told] == []
     # Keys that anyone could compute from a path or an identity are hidden as well.
     keys = {row["file"] for row in rows(look_up(catalog, "files").batches)}
     keys |= {row["person"] for row in rows(look_up(catalog, "persons").batches)}
