@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pydicom
 import pytest
 from archivetrees import describe_tree, real_folders, write_odd_tree
 
-from medkit.archive import members, plan
+from medkit.archive import elements, members, plan
 from medkit.archive.archive import Archive
 from medkit.archive.codecs import CODECS
 from medkit.archive.members import pack_file
@@ -287,3 +288,16 @@ def test_links_are_left_out_and_counted(odd_tree: Path, tmp_path: Path) -> None:
     assert summary.files == 12
     assert unpack(tmp_path / "archive", tmp_path / "back", workers=0).left_out == 3
     assert hash_files(tmp_path / "back") == hash_files(odd_tree / "series")
+
+
+def test_value_representations_are_those_of_the_standard() -> None:
+    from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
+
+    assert {vr.encode() for vr in EXPLICIT_VR_LENGTH_32} == elements._LONG
+    assert {vr.encode() for vr in STANDARD_VR} == {*elements._HEADS}
+
+
+def test_a_process_that_packs_plain_files_need_not_load_pydicom() -> None:
+    code = "import medkit.archive.batches, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"pydicom", "requests", "sqlite3"} & {*done.stdout.split()}

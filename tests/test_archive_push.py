@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from test_trees import Counts, bucket, memory, ssh  # noqa: F401 - fixtures
 
 from medkit.archive import pack as packing
+from medkit.archive import relay
 from medkit.archive.archive import MANIFEST, Archive
 from medkit.archive.instances import list_tree
 from medkit.archive.pack import pack
@@ -161,10 +163,35 @@ def test_identified_files_do_not_leave_unasked(
     memory: str,
     tmp_path: Path,
 ) -> None:
-    assert count_identified(Archive.open(archive)) == (20, 20)
+    assert count_identified(Archive.open(archive).index) == (20, 20)
     with pytest.raises(UsageError, match=r"20 files .* --identified"):
         push(archive, f"{memory}/archive")
     push(archive, str(tmp_path / "here"))  # no other machine
+
+
+def test_folders_are_made_with_few_questions(
+    ssh: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sshfs = pytest.importorskip("sshfs")
+    asked: list[str] = []
+    for name in ("mkdir", "makedirs"):
+        right = getattr(sshfs.SSHFileSystem, name)
+
+        def count(*rest: Any, name: str = name, right: Any = right, **more: Any) -> None:
+            asked.append(name)
+            right(*rest, **more)
+
+        monkeypatch.setattr(sshfs.SSHFileSystem, name, count)
+    for there, expected in (
+        (f"{ssh[0]}/new", ["mkdir", "mkdir"]),
+        (f"{ssh[0]}/new", []),
+        (f"{ssh[0]}/very/new", ["mkdir", "makedirs", "mkdir"]),
+    ):
+        asked.clear()
+        placing.FarFolder(there, ("shards",))
+        assert asked == expected
+    placing.FarFolder(f"{ssh[0]}/very/new", ("shards",)).write("shards/a", b"a")
+    assert (tmp_path / "served" / "tree" / "very" / "new" / "shards" / "a").read_bytes() == b"a"
 
 
 # ---- S3, by parts --------------------------------------------------------------------------------
@@ -267,7 +294,46 @@ def test_a_tree_goes_by_sftp_while_it_is_packed(
     assert not (tmp_path / "work" / "archive").exists()
     check_pushed(tree, f"{ssh[0]}/archive", tmp_path)
     again = push_small(tree, f"{ssh[0]}/archive", tmp_path / "work")
-    assert (again.files, again.skipped) == (0, found.files)
+    assert (again.files, again.skipped, again.identified) == (0, found.files, 40)
+    assert not (tmp_path / "work" / "archive").exists()
+
+
+def test_packing_begins_before_the_connection_is_made(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, waited = threading.Event(), []
+    batch, begin = packing.pack_batch, relay._begin
+
+    def wait(*args: Any) -> Any:
+        waited.append(packed.wait(60))
+        return begin(*args)
+
+    monkeypatch.setattr(packing, "pack_batch", lambda one: [batch(one), packed.set()][0])
+    monkeypatch.setattr(relay, "_begin", wait)
+    assert push_small(tree, str(tmp_path / "there"), tmp_path / "work").files > 10
+    assert waited == [True]
+
+
+def test_a_place_that_is_not_there_is_told_before_all_is_packed(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers: list[int] = []
+    batch, failed = packing.pack_batch, threading.Event()
+
+    def refuse(*_: Any) -> Any:
+        failed.set()
+        raise ConnectionRefusedError("nobody listens")
+
+    def count(one: Any) -> int:
+        failed.wait(60)
+        numbers.append(one.number)
+        return batch(one)
+
+    monkeypatch.setattr(packing, "pack_batch", count)
+    monkeypatch.setattr(relay, "_begin", refuse)
+    with pytest.raises(OSError, match="nobody listens"):
+        push_small(tree, str(tmp_path / "there"), tmp_path / "work")
+    assert len(numbers) <= 2
 
 
 def test_few_shards_are_here_at_a_time(
@@ -329,7 +395,10 @@ def test_a_tree_that_changed_sends_what_is_new_and_removes_what_is_not(
 
 
 def test_the_archive_is_kept_where_that_is_asked(tree: Path, tmp_path: Path) -> None:
-    push_small(tree, str(tmp_path / "there"), tmp_path / "work", keep=tmp_path / "here")
+    for skipped in (0, 1):
+        found = push_small(tree, str(tmp_path / "there"), tmp_path / "work", keep=tmp_path / "here")
+        assert (found.skipped > 0) == bool(skipped)
+        assert found.files + found.skipped == len(Archive.open(tmp_path / "here").contents)
     assert hash_files(tmp_path / "here") == hash_files(tmp_path / "there")
     assert verify(tmp_path / "here", workers=0) == []
 

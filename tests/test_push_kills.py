@@ -72,6 +72,7 @@ def kill_often(command: list[str], check: Any, begin: Any, seed: str) -> int:
         else:
             ended = run_verb(turn, moments.uniform(0.3, 1) * seconds)
             killed += ended is None
+            seconds = ended or seconds  # of a machine that is busier or idler than it was
             run_verb(turn)
         check(turn)
     return killed

@@ -15,19 +15,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import imagecodecs
 
 from medkit.archive.codecs import find_codec
-from medkit.archive.deidentification import Disguised, Rules, disguise
 from medkit.archive.elements import OddFileError
 from medkit.archive.index import BLOCK, FILE, LEFT_OUT, Row, describe_packed, write_index
 from medkit.archive.members import STORED, ZSTD, Packed, hash_bytes, pack_file, store_file
 from medkit.archive.plan import Found, to_path
-from medkit.archive.pseudonyms import Pair
 from medkit.sources import zstd
 from medkit.workspace import move_into_place
+
+if TYPE_CHECKING:
+    from medkit.archive.deidentification import Disguised, Rules
+    from medkit.archive.pseudonyms import Pair
 
 _LEVEL = 19  # of heads: a small part of the work, and of the bytes
 _MAPPED = 1 << 26  # a longer file is not read at once
@@ -131,7 +133,8 @@ def _write_packed(packed: Packed, data: Any, row: Row, writer: _Writer) -> Row:
 
 def _pack_disguised(batch: Batch, rules: Rules, writer: _Writer) -> list[Row]:
     """Pack files without what identifies them; what cannot be de-identified is left out."""
-    rows, pairs = [], set[Pair]()
+    rows: list[Row] = []
+    pairs: set[Pair] = set()
     for found in batch.found:
         path = os.fsdecode(found.path)
         try:
@@ -155,6 +158,9 @@ def _pack_disguised(batch: Batch, rules: Rules, writer: _Writer) -> list[Row]:
 
 
 def _disguise(batch: Batch, rules: Rules, found: Found, path: str) -> Disguised:
+    # With it comes pydicom, which takes long where many processes start.
+    from medkit.archive.deidentification import disguise
+
     if found.kind != FILE:
         raise OddFileError(found.reason, "it is no file")
     try:

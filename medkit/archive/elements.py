@@ -7,17 +7,18 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from pydicom.datadict import dictionary_VR
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 from medkit.errors import CodedError
 
 UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DEEPEST = 32
-_LONG = {str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32}
+# By how an explicit element begins (PS3.5 7.1.2), those of PS3.5 6.2. pydicom has them, too, and
+# takes longer to import than a small tree to pack.
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 # Where the value of each begins, after the element does.
-_HEADS = {vr: 12 if vr in _LONG else 8 for vr in (str(vr).encode() for vr in STANDARD_VR)}
+_HEADS = {**dict.fromkeys(_LONG, 12), **dict.fromkeys(_SHORT, 8)}
 # Representations that depend on others, as the standard dictionary spells them. Pixel-like values
 # are OW in implicit data (PS3.5 A.1).
 _EITHER = {"OB or OW": b"OW", "US or OW": b"OW", "US or SS or OW": b"OW"}
@@ -149,6 +150,8 @@ def _write_head(tag: int, vr: bytes, length: int) -> bytes:
 @lru_cache(maxsize=1 << 14)
 def find_vr(tag: int, signed: bool) -> bytes:
     """Return the VR of an element of implicit data (PS3.6); UN of what is in no dictionary."""
+    from pydicom.datadict import dictionary_VR
+
     group, element = tag >> 16, tag & 0xFFFF
     if element == 0:
         return b"UL"

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from medkit.archive.archive import FORMAT, INDEX, MANIFEST, SHARDS, Archive
 from medkit.archive.batches import Batch, pack_batch
 from medkit.archive.codecs import check_effort, find_codec
-from medkit.archive.deidentification import Rules
 from medkit.archive.index import BLOCK, FILE, FOLDER, LEFT_OUT, SCHEMA, read_index, write_index
 from medkit.archive.plan import Found, cut, hash_plan, walk
 from medkit.archive.shards import ShardWriter, read_own_index
@@ -34,6 +34,9 @@ from medkit.workspace import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from medkit.archive.deidentification import Rules
+
 SHARD_SIZE = 1 << 30
 _SMALLEST_SHARD = 1 << 20
 _WORK, _PLAN, _RECEIPT = ".work", "plan.json", ".sent.json"
@@ -45,8 +48,8 @@ class Courier(Protocol):
     def take(self, shard: Path, index: pa.Table) -> None:
         """Take a shard; waits while enough of them are on their way."""
 
-    def wait(self) -> None:
-        """Return when all have arrived."""
+    def conclude(self, index: Path) -> None:
+        """Take the index, which is the last file, and return when all have arrived."""
 
 
 @dataclass(frozen=True)
@@ -174,17 +177,22 @@ def make_facts(found: list[Found], codec: str, effort: str, shard_size: int) -> 
 
 def summarise(archive: Archive, made: bool = True) -> Summary:
     """Return what is in an archive, in numbers."""
-    forms, reasons, left_out = Counter[str](), Counter[str](), Counter[str]()
+    forms, reasons = Counter[str](), Counter[str]()
     files = size = 0
     for row in archive.index.select(["kind", "form", "reason", "size"]).to_pylist():
-        if row["kind"] == LEFT_OUT:
-            left_out[row["reason"]] += 1
         if row["kind"] == FILE:
             files, size = files + 1, size + row["size"]
             forms[row["form"]] += 1
             if row["reason"]:
                 reasons[row["reason"]] += 1
-    return Summary(files, size, archive.size, dict(forms), dict(reasons), dict(left_out), made)
+    left_out = count_left_out(archive.index)
+    return Summary(files, size, archive.size, dict(forms), dict(reasons), left_out, made)
+
+
+def count_left_out(index: pa.Table) -> dict[str, int]:
+    """Return how many are not in an archive, by reason."""
+    rows = index.select(["kind", "reason"]).to_pylist()
+    return dict(Counter(row["reason"] for row in rows if row["kind"] == LEFT_OUT))
 
 
 def _find_standing(out: Path, facts: dict[str, Any], replace_other: bool) -> Archive | None:
@@ -257,13 +265,13 @@ class _Job:
         files = sum(len(batch.found) for batch in batches[:done])
         progress(files, len(self.found), "files")
         shelf = _Shelf(self.out / SHARDS, self.facts["shard_size"], self.tables, self.courier)
-        for batch in self._pack_in_order(batches[done:], engine, workers):
-            shelf.put(batch)
-            files += len(batch.found)
-            progress(files, len(self.found), "files")
+        # Closed, and so its processes ended, before anybody removes what these write.
+        with closing(self._pack_in_order(batches[done:], engine, workers)) as packed:
+            for batch in packed:
+                shelf.put(batch)
+                files += len(batch.found)
+                progress(files, len(self.found), "files")
         shelf.close()
-        if self.courier:
-            self.courier.wait()
         self._conclude()
 
     def _count_shelved(self, batches: list[Batch]) -> int:
@@ -282,7 +290,7 @@ class _Job:
 
     def _pack_in_order(
         self, batches: list[Batch], engine: str, workers: int | None
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Pack, and yield the batches by their number, each when its piece is there."""
         waiting = {batch.number: batch for batch in batches}
         ready = {number for number, batch in waiting.items() if batch.rows.exists()}
@@ -304,6 +312,8 @@ class _Job:
         index = pa.concat_tables(self.tables) if self.tables else SCHEMA.empty_table()
         _check_unchanged(index)
         write_index(self.out / INDEX, index)
+        if self.courier:
+            self.courier.conclude(self.out / INDEX)
         if self.rules:
             self.rules.map.conclude()
         names = [INDEX, *(f"{SHARDS}/{name}" for name in _list_shards(self.out))]

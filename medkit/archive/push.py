@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from medkit.archive.archive import FORMAT, MANIFEST, SHARDS, Archive
+import pyarrow as pa
+
+from medkit.archive.archive import FORMAT, INDEX, MANIFEST, SHARDS, Archive
+from medkit.archive.index import read_index
 from medkit.archive.instances import is_burned_in, is_identified
 from medkit.engine import Progress, silent
 from medkit.errors import MedkitError, SourceError, UsageError
@@ -18,7 +21,7 @@ from medkit.sources.placing import FarFolder
 from medkit.sources.trees import is_remote, normalise_root, open_file
 from medkit.workspace import dump_json, hash_file, move_into_place, name_full_disk, read_json
 
-STREAMS = 4
+STREAMS = 6
 _PIECE = 1 << 22
 _BEGUN = f"{MANIFEST}.part"
 
@@ -35,6 +38,8 @@ class Pushed:
         Files that were there already.
     identified, burned_in : int
         Members with direct identifiers, and images that may have text in their pixels.
+    left_out : dict of str to int
+        Of a tree: how many are not in its archive, by reason.
     """
 
     files: int
@@ -42,6 +47,7 @@ class Pushed:
     skipped: int
     identified: int
     burned_in: int
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def push(
@@ -80,7 +86,7 @@ def push(
     """
     archive = Archive.open(folder.resolve())
     root = normalise_root(target)
-    named, burned = count_identified(archive)
+    named, burned = count_identified(archive.index)
     if is_remote(root) and not identified:
         check_unidentified(folder, named, burned)
     far = FarArchive(root, archive.facts)
@@ -119,8 +125,8 @@ class FarArchive:
         self.root, self._facts = root, facts
         self._far = FarFolder(root, (SHARDS,))
         self._manifest = self._far.read(MANIFEST)
-        self._arrived: dict[str, int] = {}
-        self._skipped = 0
+        self._arrived: dict[str, int] = {}  # bytes that were sent, by name
+        self._stood: set[str] = set()
 
     def is_complete(self, archive: Archive) -> bool:
         """Say whether all of an archive is there already, under the same manifest."""
@@ -140,6 +146,10 @@ class FarArchive:
         except (ValueError, KeyError, TypeError, AttributeError):
             return 0
 
+    def read_index(self) -> pa.Table:
+        """Return the index of an archive that is complete there."""
+        return read_index(pa.BufferReader(self._far.read(INDEX) or b""))
+
     def begin(self) -> bool:
         """Say whose files come from now on; return whether they did before.
 
@@ -148,7 +158,9 @@ class FarArchive:
         begun = dump_json(self._facts)
         if self._far.read(_BEGUN) == begun:
             return True
-        self._far.remove(MANIFEST)
+        if self._manifest is not None:
+            self._far.remove(MANIFEST)
+            self._manifest = None
         for name in self._far.list_files():
             if name.endswith(".part"):
                 self._far.remove(name)
@@ -159,10 +171,10 @@ class FarArchive:
     def put(self, name: str, path: Path, sha256: str, told: Callable[[int], None]) -> None:
         """Bring a file there, unless it is."""
         size = path.stat().st_size
-        if name in self._arrived:
+        if name in self._arrived or name in self._stood:
             return
         if self._far.has(name, path, sha256):
-            self._skipped += 1
+            self._stood.add(name)
             told(size)
         else:
             self._far.put(name, path, sha256, told)
@@ -181,7 +193,7 @@ class FarArchive:
             If a file arrives as another one.
         """
         if self.is_complete(archive):
-            self._skipped = len(archive.contents)
+            self._stood = {*archive.contents}
             told(archive.size)
             return
 
@@ -200,12 +212,12 @@ class FarArchive:
 
     def count(self) -> tuple[int, int, int]:
         """Return how many files were sent, their bytes, and how many were there."""
-        return len(self._arrived), sum(self._arrived.values()), self._skipped
+        return len(self._arrived), sum(self._arrived.values()), len(self._stood)
 
 
-def count_identified(archive: Archive) -> tuple[int, int]:
+def count_identified(index: pa.Table) -> tuple[int, int]:
     """Return how many members have direct identifiers, and how many images may show text."""
-    rows = archive.index.select(["identified", "burned_in", "reason"]).to_pylist()
+    rows = index.select(["identified", "burned_in", "reason"]).to_pylist()
     return sum(map(is_identified, rows)), sum(map(is_burned_in, rows))
 
 

@@ -42,20 +42,39 @@ _WHY = {  # in the words of people
     "unreadable": "not readable",
 }
 
+CodecOption = Annotated[
+    str,
+    typer.Option(
+        help="jpeg-ls (small; read by dcmtk, pydicom and most), htj2k (fast), jpeg2000, or jpegxl "
+        "(smallest; read by medkit only)."
+    ),
+]
+EffortOption = Annotated[
+    str, typer.Option(help="fast, normal or max; only jpegxl knows a difference.")
+]
+DeidentifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--deidentify",
+        help="Take out what tells whom images are of, by the basic profile of DICOM PS3.15; other "
+        "files are left out. What is unpacked is then not what was packed.",
+    ),
+]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="With --deidentify, keep also: characteristics (age, sex, weight), device, "
+        "institution, dates (as they are, else they are shifted), uids, or burned-in (images that "
+        "may have text in their pixels). Give it again for more."
+    ),
+]
+
 
 def pack(
     tree: Annotated[Path, typer.Argument(help="The folder to pack; it is never touched.")],
     out: Annotated[Path, typer.Argument(help="A new folder for the archive.")],
-    codec: Annotated[
-        str,
-        typer.Option(
-            help="jpeg-ls (small; read by dcmtk, pydicom and most), htj2k (fast), jpeg2000, or "
-            "jpegxl (smallest; read by medkit only)."
-        ),
-    ] = "jpeg-ls",
-    effort: Annotated[
-        str, typer.Option(help="fast, normal or max; only jpegxl knows a difference.")
-    ] = "normal",
+    codec: CodecOption = "jpeg-ls",
+    effort: EffortOption = "normal",
     shard_size: Annotated[int, typer.Option(min=1, help="MiB that a shard has at most.")] = 1024,
     where: Annotated[
         str | None,
@@ -68,22 +87,8 @@ def pack(
         Path | None,
         typer.Option(help="The .names.json that unpack wrote: give files their old names back."),
     ] = None,
-    deidentify: Annotated[
-        bool,
-        typer.Option(
-            "--deidentify",
-            help="Take out what tells whom images are of, by the basic profile of DICOM PS3.15; "
-            "other files are left out. What is unpacked is then not what was packed.",
-        ),
-    ] = False,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="With --deidentify, keep also: characteristics (age, sex, weight), device, "
-            "institution, dates (as they are, else they are shifted), uids, or burned-in (images "
-            "that may have text in their pixels). Give it again for more."
-        ),
-    ] = None,
+    deidentify: DeidentifyOption = False,
+    keep: KeepOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Make the archive anew, whatever it holds now.")
     ] = False,
@@ -101,7 +106,9 @@ def pack(
     from medkit.archive.names import read_names
     from medkit.archive.pack import pack as make
 
-    rules = _load_rules(workspace, out, deidentify, keep or [], names)
+    if deidentify and names:
+        raise UsageError("--names gives files their old names back, which --deidentify takes away")
+    rules = load_rules(workspace, out, deidentify, keep)
     with show_progress(f"pack {out.name}") as progress:
         summary = make(
             tree,
@@ -119,23 +126,29 @@ def pack(
         )
     _print(out, summary, as_json)
     if rules and not as_json:
-        say(
-            "unpack returns the images as they were de-identified, not the original files; who is "
-            f"who stands in {rules.map.path}, which stays here"
-        )
+        say_who(rules)
     raise typer.Exit(1 if "unreadable" in summary.left_out else 0)
 
 
-def _load_rules(
-    workspace: Path, out: Path, deidentify: bool, keep: list[str], names: Path | None
+def load_rules(
+    workspace: Path, archive: Path, deidentify: bool, keep: list[str] | None
 ) -> Rules | None:
-    from medkit.archive.deidentification import Rules
-
-    if deidentify and names:
-        raise UsageError("--names gives files their old names back, which --deidentify takes away")
+    """Return how files are de-identified, if they are."""
     if keep and not deidentify:
         raise UsageError("--keep says what --deidentify is to keep; give both, or none")
-    return Rules.load(workspace, out, keep) if deidentify else None
+    if not deidentify:
+        return None
+    from medkit.archive.deidentification import Rules
+
+    return Rules.load(workspace, archive, keep or [])
+
+
+def say_who(rules: Rules) -> None:
+    """Say what returns, and where it stands who is who."""
+    say(
+        "unpack returns the images as they were de-identified, not the original files; who is who "
+        f"stands in {rules.map.path}, which stays here"
+    )
 
 
 def select(workspace: Path, tree: Path, where: str) -> set[str]:
@@ -170,10 +183,12 @@ def _print(out: Path, summary: Summary, as_json: bool) -> None:
         ("files", "form"),
         [(count, form) for form, count in sorted(summary.forms.items())],
     )
-    for title, counts in (
-        ("kept as they are, because", summary.reasons),
-        ("left out, because", summary.left_out),
-    ):
-        if counts:
-            rows = [(count, _WHY.get(code, code)) for code, count in sorted(counts.items())]
-            print_table(f"{sum(counts.values()):,} {title}", ("files", "reason"), rows)
+    print_reasons("kept as they are, because", summary.reasons)
+    print_reasons("left out, because", summary.left_out)
+
+
+def print_reasons(title: str, counts: dict[str, int]) -> None:
+    """Print how many files have which reason, if any has."""
+    if counts:
+        rows = [(count, _WHY.get(code, code)) for code, count in sorted(counts.items())]
+        print_table(f"{sum(counts.values()):,} {title}", ("files", "reason"), rows)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from medkit.cli.options import HERE, EngineOption, JsonOption, WorkersOption, WorkspaceOption
+from medkit.cli.pack import (
+    CodecOption,
+    DeidentifyOption,
+    EffortOption,
+    KeepOption,
+    load_rules,
+    print_reasons,
+    say_who,
+    select,
+)
 from medkit.cli.terminal import print_json, print_table, say, show_progress
 from medkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from medkit.archive.instances import Stock
+    from medkit.archive.push import Pushed
     from medkit.archive.sending import Sent
+    from medkit.sources.deposits import Server
 
 _SERVERS = ("dicomweb", "dicomweb+https", "dicomweb+http", "dimse")
 _STATES = {
@@ -66,17 +80,21 @@ def push(
         ),
     ] = "pixels",
     streams: Annotated[
-        int | None, typer.Option(min=1, help="On the way at a time; by default 4, 2 to a PACS.")
+        int | None,
+        typer.Option(min=1, help="On the way at a time; by default 6, to DICOMweb 4, to a PACS 2."),
     ] = None,
-    codec: Annotated[str, typer.Option(help="Of a folder, as of pack.")] = "jpeg-ls",
-    effort: Annotated[str, typer.Option(help="Of a folder, as of pack.")] = "normal",
+    codec: CodecOption = "jpeg-ls",
+    effort: EffortOption = "normal",
     shard_size: Annotated[
         int | None,
         typer.Option(min=1, help="Of a folder: MiB of a shard; by default 8 to 1024, by its size."),
     ] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="Of a folder: keep the archive in this folder, too.")
+    archive: Annotated[
+        Path | None,
+        typer.Option(help="Of a folder: make the archive in this folder, and leave it there."),
     ] = None,
+    deidentify: DeidentifyOption = False,
+    keep: KeepOption = None,
     plain_http: Annotated[
         bool, typer.Option("--plain-http", help="Take a server with http:// on your network.")
     ] = False,
@@ -89,87 +107,91 @@ def push(
 
     Files far away get an archive: a folder is packed on the way, and each shard is sent while the
     next is packed. Servers get DICOM instances. Run it again after a break: it goes on where it
-    was. Leaves with 1 if a server refused instances, or has other ones.
+    was. Leaves with 1 if a file could not be read, or a server refused instances or has other ones.
     """
+    from medkit.archive.push import STREAMS, check_unidentified
+    from medkit.archive.push import push as push_archive
+    from medkit.archive.relay import ARCHIVE, push_tree
+    from medkit.archive.sending import open_server
     from medkit.sources.trees import normalise_root
     from medkit.workspace import hash_json
 
-    server = target.partition("://")[0] in _SERVERS
-    archive = (source / "archive.json").is_file()
-    _check_options(server, archive, where, form, keep)
-    key = hash_json([str(source.resolve()), target if server else normalise_root(target), form])
-    work = workspace / "pushes" / key
-    if server:
-        _send(source, target, work, archive, as_json, workspace, where=where, form=form,
-              check=check, streams=streams, identified=identified, plain=plain_http)  # fmt: skip
-        return
-    more: dict[str, Any] = {"identified": identified, "streams": streams or 4}
+    to_server = target.partition("://")[0] in _SERVERS
+    packed = (source / "archive.json").is_file()
+    _check_options(packed, to_server, form, where, archive, deidentify)
+    only = select(workspace, source, where) if where and not packed else None
+    place = target if to_server else normalise_root(target)
+    work = workspace / "pushes" / hash_json([str(source.resolve()), place, form])
+    rules = load_rules(workspace, archive or work / ARCHIVE, deidentify, keep)
+    if to_server:
+        server = open_server(target, plain=plain_http, streams=streams)
+        stock = _list(source, packed, where, only, form)
+        if not identified:
+            check_unidentified(source, stock.identified, stock.burned_in)
+        _send(stock, server, work, check, streams, as_json)
     with show_progress(f"push {source.name}") as progress:
-        if archive:
-            from medkit.archive.push import push as send
-
-            found = send(source, target, **more, progress=progress)
+        more: dict[str, Any] = {"streams": streams or STREAMS, "progress": progress}
+        if packed:
+            found = push_archive(source, target, identified=identified, **more)
         else:
-            from medkit.archive.relay import push_tree
-            from medkit.cli.pack import select
-
             found = push_tree(
                 source, target, work, codec=codec, effort=effort,
-                shard_size=shard_size << 20 if shard_size else None,
-                only=select(workspace, source, where) if where else None,
-                keep=keep, engine=engine, workers=workers, progress=progress, **more,
+                shard_size=shard_size << 20 if shard_size else None, only=only, keep=archive,
+                rules=rules, identified=identified, engine=engine, workers=workers, **more,
             )  # fmt: skip
     _print_pushed(found, as_json)
+    if rules and not as_json:
+        say_who(rules)
+    raise typer.Exit(1 if "unreadable" in found.left_out else 0)
 
 
 def _check_options(
-    server: bool, archive: bool, where: str | None, form: str, keep: Path | None
+    packed: bool,
+    to_server: bool,
+    form: str,
+    where: str | None,
+    archive: Path | None,
+    deidentify: bool,
 ) -> None:
+    """Refuse what does not fit a source, an archive or a folder, or a target."""
     if form not in ("original", "packed"):
         raise UsageError(f"unknown form {form!r}; use original or packed")
-    if form == "packed" and not (server and archive):
+    if form == "packed" and not (to_server and packed):
         raise UsageError("--as packed is of an archive that goes to a server")
-    if where and archive and not server:
+    if where and packed and not to_server:
         raise UsageError("an archive goes to a place of files as a whole, without --where")
-    if keep and (server or archive):
-        raise UsageError("--keep is of a folder that is packed on its way")
+    if archive and (to_server or packed):
+        raise UsageError("--archive is of a folder that is packed on its way")
+    if deidentify and (to_server or packed):
+        raise UsageError(
+            "--deidentify is of a folder that is packed on its way; for a server of images run "
+            "'medkit pack --deidentify' first, and push that archive"
+        )
+
+
+def _list(
+    source: Path, packed: bool, where: str | None, only: Collection[str] | None, form: str
+) -> Stock:
+    from medkit.archive.archive import Archive
+    from medkit.archive.instances import list_archive, list_tree
+
+    if packed:
+        return list_archive(Archive.open(source.resolve()), where, packed=form == "packed")
+    return list_tree(source, only)
 
 
 def _send(
-    source: Path,
-    target: str,
-    work: Path,
-    archive: bool,
-    as_json: bool,
-    workspace: Path,
-    *,
-    where: str | None,
-    form: str,
-    check: str,
-    streams: int | None,
-    identified: bool,
-    plain: bool,
-) -> None:
-    from medkit.archive.archive import Archive
-    from medkit.archive.instances import list_archive, list_tree
-    from medkit.archive.push import check_unidentified
-    from medkit.archive.sending import open_server, send
-    from medkit.cli.pack import select
+    stock: Stock, server: Server, work: Path, check: str, streams: int | None, as_json: bool
+) -> NoReturn:
+    from medkit.archive.sending import send
 
-    server = open_server(target, plain=plain, streams=streams)
-    if archive:
-        stock = list_archive(Archive.open(source.resolve()), where, packed=form == "packed")
-    else:
-        stock = list_tree(source, select(workspace, source, where) if where else None)
-    if not identified:
-        check_unidentified(source, stock.identified, stock.burned_in)
-    with show_progress(f"push {source.name}") as progress:
+    with show_progress(f"push to {server.name}") as progress:
         found = send(stock, server, work, check=check, streams=streams, progress=progress)
     _print_sent(found, server.name, as_json)
     raise typer.Exit(1 if found.troubles else 0)
 
 
-def _print_pushed(found: Any, as_json: bool) -> None:
+def _print_pushed(found: Pushed, as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
@@ -181,6 +203,7 @@ def _print_pushed(found: Any, as_json: bool) -> None:
             f"{found.identified:,} members have identifiers of persons, and {found.burned_in:,} "
             "images may have text in their pixels"
         )
+    print_reasons("left out, because", found.left_out)
 
 
 def _print_sent(found: Sent, name: str, as_json: bool) -> None:

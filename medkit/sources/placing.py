@@ -12,8 +12,9 @@ import hashlib
 import re
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from threading import Semaphore
 
 from medkit.errors import SourceError
 from medkit.sources import uploads
@@ -21,6 +22,10 @@ from medkit.sources.drivers import connect, explain
 from medkit.sources.trees import is_remote
 
 _PIECE = 1 << 23
+# Over SSH all share one wire, in which questions wait behind what is on its way. So it is never
+# full, and two send while others ask: if all sent, all would end, and ask, at the same time.
+_SENT_AT_ONCE = 1 << 21
+_SENDERS = 2
 _PART = ".part"
 _TRIES = 2
 
@@ -50,24 +55,38 @@ class FarFolder:
         module = type(self._system).__module__
         self._whole = module.startswith(("s3fs", "gcsfs", "adlfs"))
         self._by_parts = module.startswith("s3fs")
+        self._turn = Semaphore(_SENDERS) if module.startswith("sshfs") else nullcontext()
         self._sizes: dict[str, int] = {}
         with explain():
             self._system.invalidate_cache()
-            for folder in ("", *folders):
-                self._list(folder)
+            there = self._list("")
+            lacking = [folder for folder in folders if not (there and self._list(folder))]
+            self._make(lacking if there else ["", *lacking])
 
-    def _list(self, folder: str) -> None:
-        place = f"{self._base}/{folder}".rstrip("/")
+    def _list(self, folder: str) -> bool:
+        """Note what files a folder has; False where it is not there."""
         try:
-            found = self._system.ls(place, detail=True)
+            found = self._system.ls(self._place(folder), detail=True)
         except FileNotFoundError:
-            self._system.makedirs(place, exist_ok=True)
-            return
+            return False
         for one in found:
             if one["type"] == "directory":
                 continue
             name = str(one["name"]).rstrip("/").rpartition("/")[2]
             self._sizes[f"{folder}/{name}".lstrip("/")] = int(one.get("size") or 0)
+        return True
+
+    def _make(self, folders: list[str]) -> None:
+        """Make folders; ``makedirs`` asks of each above them, which most often is there."""
+        for folder in folders:
+            if not self._whole:
+                with suppress(Exception):
+                    self._system.mkdir(self._place(folder), create_parents=False)
+                    continue
+            self._system.makedirs(self._place(folder), exist_ok=True)
+
+    def _place(self, path: str) -> str:
+        return f"{self._base}/{path}".rstrip("/")
 
     def list_files(self) -> list[str]:
         """Return the paths of files that were there when this was opened."""
@@ -82,25 +101,29 @@ class FarFolder:
         if path not in self._sizes:
             return None
         with explain():
-            return bytes(self._system.cat_file(f"{self._base}/{path}"))
+            return bytes(self._system.cat_file(self._place(path)))
 
     def write(self, path: str, content: bytes) -> None:
         """Write a small file."""
         with explain():
-            self._system.pipe_file(f"{self._base}/{path}", content)
+            if self._whole:
+                self._system.pipe_file(self._place(path), content)
+                return
+            with self._system.open(self._place(path), "wb") as sink:  # it makes no folders
+                sink.write(content)
 
     def move(self, path: str, other: str) -> None:
         """Give a file another name, at which nothing is."""
         if path in self._sizes:
             self._sizes[other] = self._sizes.pop(path)
         with explain():
-            self._system.mv(f"{self._base}/{path}", f"{self._base}/{other}")
+            self._system.mv(self._place(path), self._place(other))
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
         self._sizes.pop(path, None)
         with explain(), suppress(FileNotFoundError):
-            self._system.rm_file(f"{self._base}/{path}")
+            self._system.rm_file(self._place(path))
 
     def abandon(self) -> None:
         """Let go of uploads that were begun and will not be gone on with."""
@@ -162,25 +185,33 @@ class FarFolder:
             self.move(beside, path)
 
     def _is_right(self, path: str, source: Path, sha256: str) -> bool:
-        if self._by_parts and uploads.is_there(self._system, f"{self._base}/{path}", source):
+        if self._by_parts and uploads.is_there(self._system, self._place(path), source):
             return True
         return self._hash(path) == sha256
 
     def _send(self, path: str, source: Path, there: int, told: Callable[[int], None]) -> None:
         if self._by_parts:
-            uploads.upload(self._system, f"{self._base}/{path}", source, told)
+            uploads.upload(self._system, self._place(path), source, told)
             return
         told(there)
         mode = "ab" if there else "wb"
-        with source.open("rb") as stream, self._system.open(f"{self._base}/{path}", mode) as sink:
-            stream.seek(there)
-            while part := stream.read(_PIECE):
+        with source.open("rb") as stream, self._system.open(self._place(path), mode) as sink:
+
+            def write() -> None:
+                part = stream.read(_SENT_AT_ONCE)
                 sink.write(part)
                 told(len(part))
 
+            left = source.stat().st_size - there
+            stream.seek(there)
+            with self._turn:
+                for _ in range(left // _SENT_AT_ONCE):
+                    write()
+            write()  # the next one sends while this is still on its way
+
     def _hash(self, path: str) -> str:
         """Return the SHA-256 of a file: counted there where the server can, else here."""
-        place = f"{self._base}/{path}"
+        place = self._place(path)
         if type(self._system).__module__.startswith("sshfs"):
             with suppress(Exception):  # of a server that gives files alone, or has no such program
                 asked = self._system.client.run(f"sha256sum -- {shlex.quote(place)}", check=True)
