@@ -155,6 +155,23 @@ def test_help_and_listing_import_nothing_heavy(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("modules", "unneeded"),
+    [
+        # Every child of a training opens a set; what it needs of a trainer, the trainer imports.
+        ("medkit.training.worker, medkit.images.imageset", {"pydicom", "numba", "imagecodecs"}),
+        ("medkit.catalog.store", {"pydicom", "pandas", "numba"}),
+        ("medkit.training.run, medkit.catalog.labels", {"pydicom", "requests"}),
+    ],
+)
+def test_what_is_opened_again_and_again_brings_no_library_that_it_does_without(
+    modules: str, unneeded: set[str]
+) -> None:
+    script = f"import sys, {modules}; print(*sorted({unneeded!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stdout + done.stderr
+
+
 def test_importing_medkit_imports_nothing_else() -> None:
     script = "import medkit, sys; assert not [m for m in sys.modules if m.startswith('medkit.')]"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medkit.catalog.database import Database
 from medkit.catalog.profiles import Integers
@@ -26,6 +25,7 @@ from medkit.sources.trees import locate_file, open_file
 from medkit.sources.unpacking import open_member
 
 _CHUNK = 2**20
+_DEFLATED = "1.2.840.10008.1.2.1.99"  # Deflated Explicit VR Little Endian (PS3.5 A.5)
 # What must be equal for equal bytes to be equal pixels.
 _DESCRIPTION = (
     "TransferSyntaxUID",
@@ -218,7 +218,7 @@ def _number(hashes: list[str | None]) -> Integers:
 
 def _locate(row: dict[str, Any]) -> PixelPlace:
     archive = row["archive"]
-    whole = row["TransferSyntaxUID"] == DeflatedExplicitVRLittleEndian
+    whole = row["TransferSyntaxUID"] == _DEFLATED
     return PixelPlace(
         row["number"],
         row["root"],

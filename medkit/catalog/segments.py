@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 
 from medkit.catalog.database import write_table
 from medkit.catalog.entries import Entries, join_entries
-from medkit.catalog.readers import is_current
 from medkit.catalog.schema import READ_TABLES
 from medkit.errors import CatalogError, WorkspaceError
 from medkit.workspace import (
@@ -299,6 +298,9 @@ def _are_same(
     rows: Rows, files: pa.Table, places: npt.NDArray[np.intp], reader: str
 ) -> npt.NDArray[np.bool_]:
     """Tell which files are as they were when this reader read them."""
+    # Brings pydicom, which whoever only opens a catalog has no use for.
+    from medkit.catalog.readers import is_current
+
     same = places >= 0
     if not len(files):
         return same

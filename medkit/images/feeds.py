@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from medkit.errors import UsageError
-from medkit.images import resampling
 from medkit.images.windows import plan_transfer
 
 if TYPE_CHECKING:
@@ -331,4 +330,11 @@ def fit(codes: Array, size: tuple[int, int]) -> Array:
     """Return images (n, H, W) or (n, H, W, 3) resized to a size, where they have another."""
     if codes.shape[1:3] == size:
         return codes
-    return np.stack([resampling.resize(image, size) for image in codes])
+    return np.stack([resize(image, size) for image in codes])
+
+
+def resize(image: Array, size: tuple[int, int]) -> Array:
+    """Return an image (H, W) or (H, W, 3) resized to a size."""
+    from medkit.images import resampling  # brings Numba: most sets have the size that is asked for
+
+    return resampling.resize(image, size)

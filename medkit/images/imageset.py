@@ -29,7 +29,6 @@ import pyarrow.parquet
 from medkit import workspace
 from medkit.errors import ImageSetError, WorkspaceError
 from medkit.images import arrays
-from medkit.images.pixels import hash_values
 from medkit.images.reader import Images, StoredCodes
 
 FORMAT = 2
@@ -350,6 +349,9 @@ def _list_files(folder: Path) -> list[str]:
 
 def _name_images(folder: Path, path: str, table: pd.DataFrame, detail: str) -> Iterator[Fault]:
     """Yield a fault for each image of a shard that cannot be read as it was written."""
+    # Brings decoders and pydicom, which whoever only reads a set has no use for.
+    from medkit.images.pixels import hash_values
+
     match path.split("/"):
         case [_, name, "c", number, *_]:
             pass

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medkit.errors import ImageSetError, UsageError
-from medkit.images import arrays, feeds, resampling
+from medkit.images import arrays, feeds
 from medkit.images.windows import Transfer, plan_transfer, split_windows
 
 if TYPE_CHECKING:
@@ -420,7 +420,7 @@ class Images:
     def _show(self, code: Codes, row: int, out: Pixels) -> None:
         """Write the pixels of one image: it stays in the processor's cache from step to step."""
         if code.shape[:2] != out.shape[:2]:
-            code = resampling.resize(code, out.shape[:2])
+            code = feeds.resize(code, out.shape[:2])
         colour, depth = code.ndim == 3, self.view.depth
         if depth == (3 if colour else 1):
             self._map(0, code, row, out if colour else out[..., 0])
