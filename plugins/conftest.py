@@ -75,6 +75,30 @@ def make_part(make_images: Callable[..., Images]) -> Callable[..., LabelledImage
     return make
 
 
+@pytest.fixture(scope="session")
+def make_findings(make_images: Callable[..., Images]) -> Callable[..., LabelledImages]:
+    """Return images with three labels, a person each: bright on the left, drawn, and its opposite.
+
+    Of every fifth image the first label is not known, and of every fourth the third.
+    """
+
+    def make(count: int, seed: int = 0, size: int = 16) -> LabelledImages:
+        random = np.random.default_rng(seed)
+        bright = random.integers(0, 2, count)
+        labels = np.column_stack([bright, random.integers(0, 2, count), 1 - bright])
+        labels[::5, 0] = -1
+        labels[1::4, 2] = -1
+        return LabelledImages(
+            make_images(bright, size, seed),
+            labels,
+            np.array([f"person {number}" for number in range(count)]),
+            ("bright", "drawn", "opposite"),
+            np.ones(count, np.float32),
+        )
+
+    return make
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunContext]:
     """Return the context of a fit; equal names share their checkpoints."""

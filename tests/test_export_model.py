@@ -493,3 +493,5 @@ def test_the_document_has_the_same_snippets() -> None:
     for snippet in documents.SNIPPETS.values():
         assert snippet.format(shape=(1, 64, 64, 1)) in text
     assert documents.CALIBRATE.format(least=SMALLEST_PROBABILITY, temperature=1.37) in text
+    labels = documents.CALIBRATE_LABELS
+    assert labels.format(least=SMALLEST_PROBABILITY, temperature=[1.37, 0.92]) in text

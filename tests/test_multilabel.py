@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from medkit.evaluation.evidence import read_evidence
 from medkit.evaluation.report import write_page
 from medkit.statistics.calibration import apply_temperature, cross_fit, fit_temperature
 from medkit.statistics.labelwise import LabelHeads, fit_labels, load_head
-from medkit.statistics.linear import fit_linear
+from medkit.statistics.linear import LinearHead, fit_linear
 from medkit.statistics.metrics import NAMES as METRICS
 from medkit.statistics.outcomes import Outcomes
 from medkit.statistics.permutation import permute, score
@@ -46,6 +48,7 @@ from medkit.statistics.truth import (
 )
 from medkit.training import prediction
 from medkit.training import run as training
+from medkit.training.head import list_notes
 from medkit.training.measurement import permute_labels
 from medkit.workspace import Workspace, read_json
 
@@ -206,6 +209,15 @@ def test_a_label_is_what_scikit_learn_makes_of_it() -> None:
         assert ours == pytest.approx(theirs.predict_proba(standard)[:, 1], abs=1e-5)
 
 
+def test_a_note_on_a_label_has_its_name(tmp_path: Path) -> None:
+    place = tmp_path / "fold-0" / "model"
+    place.mkdir(parents=True)
+    quiet = LinearHead(np.zeros((2, 3)), np.zeros(2), 0.1, {}, ())
+    LabelHeads((quiet, replace(quiet, notes=("it is odd",)))).save(place)
+    course: Any = SimpleNamespace(folder=tmp_path, record={"k": 1, "classes": ["Mass", "Nodule"]})
+    assert list_notes(course) == ["fold 0: Nodule: it is odd"]
+
+
 def test_a_run_predicts_each_label_by_itself(made: Workspace) -> None:
     truth, stated, table = read_predictions(made, "text")
     assert (truth >= 0).all()
@@ -244,12 +256,42 @@ def test_trainers_that_do_one_label_are_refused_with_what_would_work(
 ) -> None:
     install(tmp_path, "fake-centroid", CENTROID, names=("centroid",))
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UsageError, match=r"'centroid' does multiclass.*such as softmax"):
+    with pytest.raises(
+        UsageError, match=r"'centroid' does multiclass.*such as softmax, cnn or inception"
+    ):
         train(made, "centroid", **RUNS["text"])
-    with pytest.raises(UsageError, match=r"'softmax' does multiclass with these options"):
-        train(made, options={"solver": "minibatch"}, **RUNS["columns"])
     with pytest.raises(UsageError, match="--positive is of two classes"):
         train(made, positive="Mass", **RUNS["text"])
+
+
+def test_the_procedure_has_an_interval_of_its_own(
+    made: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command, of labels that are not all known; pairs of folds are fitted once more."""
+    shutil.copytree(made.root, tmp_path / "w", ignore=shutil.ignore_patterns("runs"))
+    asked = ["--label", ",".join(NAMES), "--folds", "3", "--threads", "1", "--device", "cpu"]
+    asked += ["--procedure-interval", "1", "--name", "nested", "--no-saliency", "-p", "size=8"]
+    run_here(["train", "set", "--plugin", "softmax", *asked, "-w", str(tmp_path / "w")])
+    shown, told = (" ".join(part.split()) for part in capsys.readouterr())
+    assert "the procedure's own interval takes 3 more fits" in told
+    folder = Workspace(tmp_path / "w").run("nested")
+    metrics = read_json(folder / "metrics.json")
+    found = metrics["procedure"]
+    assert (found["repeats"], found["fits"]) == (1, 3)
+    assert 1 <= found["factor"] <= np.sqrt(3)
+    assert metrics["headline_interval"]["shows"] == "procedure"
+    assert set(found["metrics"]) == set(metrics["metrics"])
+    assert found["low"] <= metrics["metrics"]["balanced_accuracy"]["low"]
+    assert f"({found['low']:.3f}–{found['high']:.3f}): the procedure's interval" in shown
+    predicted, table = np.load(folder / "refits" / "0" / "told.npy"), read_folds(folder)
+    for one, out in zip(predicted, [(0, 1), (0, 2), (1, 2)], strict=True):
+        assert (np.isfinite(one).all(axis=1) == np.isin(table, out)).all()
+        assert not np.allclose(np.nansum(one, axis=1)[np.isin(table, out)], 1)
+
+
+def read_folds(folder: Path) -> np.ndarray:
+    table = pd.read_parquet(folder / "predictions.parquet")
+    return table.sort_values("image")["fold"].to_numpy()
 
 
 def test_runs_are_compared_and_tested_for_luck(made: Workspace) -> None:

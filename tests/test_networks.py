@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mixedsets import KINDS, make_images
+from sklearn.metrics import log_loss
 
 import medkit
 from medkit.errors import TrainingError
 from medkit.networks.augmentation import Augmentation
 from medkit.networks.batches import Part, draw_batches, make_batches, measure_scale
 from medkit.networks.hardware import Gpu, choose_policy, is_out_of_memory
+from medkit.networks.outputs import measure_log_loss, weigh_classes, weigh_labels
 from medkit.networks.prediction import halve_batch
+from medkit.training.contract import LabelledImages
 
 MODULES = sorted(path.stem for path in (Path(medkit.__file__).parent / "networks").glob("*.py"))
 ALL = Augmentation(shift=0.2, rotate=20.0, zoom=0.2, intensity=0.2, mirror=True)
@@ -202,3 +205,57 @@ def test_a_batch_is_halved_until_it_is_one_image() -> None:
         halve_batch(1, MemoryError())
     with pytest.raises(KeyError):
         halve_batch(8, KeyError("another"))
+
+
+def draw_labels(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (n, c), of which many are not known, and probabilities."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(-1, 2, (60, 4))
+    labels[:, 3] = -1
+    labels[::3, 0] = -1
+    return labels, random.uniform(0.01, 0.99, (60, 4))
+
+
+def label(labels: np.ndarray) -> LabelledImages:
+    ones, classes = np.ones(len(labels), np.float32), tuple("abcd")
+    return LabelledImages(None, labels, np.arange(len(labels)).astype(str), classes, ones)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_label_is_measured_as_if_images_that_do_not_tell_it_were_removed(seed: int) -> None:
+    labels, stated = draw_labels(seed)
+    weights = weigh_labels(labels, weigh_classes(label(labels), equally=False))
+    alone = [
+        log_loss(labels[known, c], stated[known, c], labels=[0, 1])
+        for c, known in enumerate((labels >= 0).T)
+        if known.any()
+    ]
+    assert len(alone) == 3  # of the fourth nothing is known: it counts for nothing
+    assert measure_log_loss(stated, labels, weights) == pytest.approx(np.mean(alone))
+    # The loss that is trained by is their sum over the labels there are.
+    terms = -np.log(np.where(labels == 1, stated, 1 - stated))
+    assert (terms * weights).mean() == pytest.approx(np.sum(alone) / 4)
+    # Whatever is said of what is not known changes nothing.
+    other = np.where(labels < 0, np.random.default_rng(9).random(stated.shape), stated)
+    assert measure_log_loss(other, labels, weights) == measure_log_loss(stated, labels, weights)
+    assert measure_log_loss(stated, np.full_like(labels, -1), np.zeros(labels.shape)) is None
+
+
+def test_with_and_without_a_label_weigh_equally_if_asked() -> None:
+    labels, _ = draw_labels()
+    weights = weigh_labels(labels, weigh_classes(label(labels), equally=True))
+    assert not weights[labels < 0].any()
+    for column in range(3):
+        sums = [weights[labels[:, column] == value, column].sum() for value in (0, 1)]
+        assert sums == pytest.approx([30, 30])  # half of the 60 images each
+
+
+def test_of_one_label_an_image_weights_are_those_of_its_class() -> None:
+    labels = np.array([0, 0, 0, 2])
+    assert weigh_classes(label(labels), equally=False).tolist() == [1, 1, 1, 1]
+    factors = weigh_classes(label(labels), equally=True)
+    assert factors == pytest.approx([1 / 3, 1, 1, 1])
+    assert weigh_labels(labels, factors) == pytest.approx([1 / 3] * 3 + [1])
+    stated = np.array([[0.5, 0.2, 0.2, 0.1]] * 4)
+    expected = log_loss(labels, stated, labels=range(4), sample_weight=factors[labels])
+    assert measure_log_loss(stated, labels, factors[labels]) == pytest.approx(expected)

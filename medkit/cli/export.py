@@ -153,13 +153,15 @@ def model(
 
 
 def _print_model(output: Path, done: ExportedModel) -> None:
+    from medkit.statistics.truth import asks_several
+
     record, parity = done.record, done.record["parity"]
     if not done.built:
         say(f"{output} is there already, made from the same models in the same form")
     say(
         f"{len(record['folds'])} of the run's models as one, {record['form']}, in {output}: "
         f"{' x '.join(map(str, record['input']['shape'][1:]))} pixels, "
-        f"{len(record['classes'])} classes"
+        f"{len(record['classes'])} {'labels' if asks_several(record) else 'classes'}"
     )
     say(
         f"on {parity['images']} images of the run it differs by {parity['largest_difference']:.1e} "

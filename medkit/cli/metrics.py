@@ -89,11 +89,16 @@ def _order(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _print_classes(metrics: Mapping[str, Any]) -> None:
-    entries = metrics["per_class"]
+    from medkit.statistics.truth import asks_several
+
+    entries, several = metrics["per_class"], asks_several(metrics)
     names = [name for name in _OF_A_CLASS if name in next(iter(entries.values()))]
     print_table(
-        "By class, against the others",
-        ("class", "images", "persons", *(name.replace("_", " ") for name in names)),
+        "By label, each by itself" if several else "By class, against the others",
+        (
+            *("label" if several else "class", "images", "persons"),
+            *(name.replace("_", " ") for name in names),
+        ),
         [
             (
                 name,

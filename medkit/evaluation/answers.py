@@ -336,10 +336,10 @@ def _flow(told: Told) -> str | None:
     if told.flow is None:
         return None
     stages = [
-        f"{stage.title.lower()} {stage.count:,} {stage.unit} {stage.note}".strip(" .")
+        f"{stage.title} {stage.count:,} {stage.unit} {stage.note}".strip(" .")
         for stage in told.flow.stages
     ]
-    return f"{'; '.join(stages).capitalize()}."
+    return f"{'; '.join(stages)}."
 
 
 def _demographics(told: Told) -> str | None:
@@ -407,7 +407,8 @@ def _balance(told: Told) -> str | None:
         f"{name} {100 * one['prevalence']:.0f} %"
         for name, one in told.metrics.get("per_class", {}).items()
     ]
-    return f"{', '.join(shares)}; the headline weighs classes equally." if shares else None
+    what = "labels" if told.evidence.several else "classes"
+    return f"{', '.join(shares)}; the headline weighs {what} equally." if shares else None
 
 
 def _folds(told: Told) -> str | None:

@@ -270,10 +270,11 @@ def _doubt_persons(metrics: Mapping[str, Any]) -> Iterator[Concern]:
     persons = {name: one["persons"] for name, one in metrics["per_class"].items()}
     few = [f"{name} ({count})" for name, count in persons.items() if count < FEW_PERSONS_OF_A_CLASS]
     if few:
+        of = "with a label" if asks_several(metrics) else "of a class"
         yield Concern(
             True,
-            f"Fewer than {FEW_PERSONS_OF_A_CLASS} persons of a class, so what is said of it rests "
-            f"on too few: {', '.join(few)}.",
+            f"Fewer than {FEW_PERSONS_OF_A_CLASS} persons {of}, so what is said of it rests on too "
+            f"few: {', '.join(few)}.",
         )
 
 

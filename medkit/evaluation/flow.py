@@ -13,6 +13,7 @@ from medkit.catalog.store import Catalog
 from medkit.errors import MedkitError
 from medkit.evaluation.evidence import Evidence
 from medkit.evaluation.spelling import count
+from medkit.statistics.truth import find_class
 from medkit.workspace import Workspace
 
 _FILES = """
@@ -136,9 +137,13 @@ def _trace_set(evidence: Evidence, planned_anew: bool) -> list[Stage]:
 def _describe_used(evidence: Evidence) -> Stage:
     assert evidence.folds is not None
     folds = evidence.folds
+    # Of several labels an image counts for each that it has, and those without any for none.
+    parts = {
+        name: folds[find_class(folds["label"], name, evidence.several)] for name in evidence.classes
+    }
     classes = ", ".join(
         f"{name}: {count(len(part), 'image')} of {count(part['split_group'].nunique(), 'person')}"
-        for name, part in folds.groupby("label", sort=True)
+        for name, part in parts.items()
     )
     persons = count(folds["split_group"].nunique(), "person")
     held = int((folds["fold"] < 0).sum())

@@ -14,6 +14,7 @@ from medkit.engine import map_threads, prefetch
 from medkit.images import feeds
 from medkit.networks.augmentation import Augmentation
 from medkit.networks.hardware import is_out_of_memory, load_keras
+from medkit.networks.outputs import weigh_labels
 
 if TYPE_CHECKING:
     from medkit.images.reader import Images
@@ -46,10 +47,10 @@ class Part:
     ----------
     pixels : Images or DeviceImages
         ``pixels[rows]`` is an array, or a tensor on the GPU, (n, H, W, C) of float32.
-    labels : ndarray of int64, shape (n,)
-        Their classes.
-    weights : ndarray of float32, shape (n,)
-        How much each counts.
+    labels : ndarray of int64, shape (n,) or (n, classes)
+        Their classes; of several labels an image as of `LabelledImages`.
+    weights : ndarray of float32, in the shape of ``labels``
+        How much each counts; 0 of a label that is not known.
     """
 
     pixels: Any
@@ -69,12 +70,13 @@ def open_part(
     ----------
     part : LabelledImages
         In the network's view.
-    factors : ndarray of float64, shape (classes,)
-        Weight of each class.
+    factors : ndarray of float64, shape (classes,) or (classes, 2)
+        Weight of each class, of `outputs.weigh_classes`.
     on_device : bool
         Hold them on the GPU, if its framework can.
     """
-    weights = (part.weights * factors[part.labels]).astype(np.float32)
+    # Turned twice: an image's weight is one for all its labels.
+    weights = (part.weights * weigh_labels(part.labels, factors).T).T.astype(np.float32)
     held: Any = _hold_on_device(part.images) if on_device else None
     if held is None and _count_bytes(part.images) <= MEMORY_BYTES:
         held = part.images.cached(reduced=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from medkit.errors import TrainingError
 from medkit.networks.augmentation import Augmentation
 from medkit.networks.batches import Part, draw_batches, make_batches, open_part
 from medkit.networks.checkpoint import Standing, read_standing
 from medkit.networks.hardware import Gpu, choose_policy, find_gpu, load_keras, use_policy
+from medkit.networks.outputs import choose_loss, measure_log_loss, weigh_classes
 from medkit.networks.prediction import halve_batch, predict
 from medkit.networks.stepping import run_steps
 
@@ -64,10 +64,11 @@ class Plan:
     Parameters
     ----------
     build : callable
-        Takes the shape of an image (H, W, C) and the number of classes, and returns a network
-        with fresh weights that ends in a softmax of float32 named ``"probabilities"``. Every layer
-        has a name of its own: Keras would number them by all that was built before in this
-        process, and the numbers end up in the file of the weights.
+        Takes the shape of an image (H, W, C), the number of classes, and whether an image has
+        several labels, and returns a network with fresh weights that ends in the layer that
+        `outputs.make_output` makes. Every layer has a name of its own: Keras would number them by
+        all that was built before in this process, and the numbers end up in the file of the
+        weights.
     view : mapping
         Keywords of ``images.with_view``.
     stages : tuple of Stage
@@ -82,7 +83,7 @@ class Plan:
         Of `hardware.PRECISIONS`; see `hardware.choose_policy`.
     """
 
-    build: Callable[[tuple[int, int, int], int], keras.Model]
+    build: Callable[[tuple[int, int, int], int, bool], keras.Model]
     view: Mapping[str, Any]
     stages: tuple[Stage, ...]
     batch_size: int = 32
@@ -100,6 +101,7 @@ class _Course:
     judge: Part
     shape: tuple[int, int, int]
     classes: int
+    several: bool
     run: RunContext
     gpu: Gpu | None
 
@@ -115,7 +117,7 @@ class _Course:
         """Return the network with the fresh weights of the run's seed."""
         load_keras().utils.set_random_seed(self.run.seed)
         with use_policy(policy):
-            return self.plan.build(self.shape, self.classes)
+            return self.plan.build(self.shape, self.classes, self.several)
 
     def open(self, standing: Standing) -> keras.Model:
         """Return the network, ready for the next epoch."""
@@ -124,7 +126,7 @@ class _Course:
             if stage.unfreeze:
                 stage.unfreeze(network)
         steps = -(-len(self.part) // standing.batch_size)
-        optimiser = _compile(network, stage, steps)
+        optimiser = _compile(network, stage, steps, self.several)
         standing.restore(network)
         if standing.weights and standing.batch_size != standing.trained_batch:
             # Smaller batches are more steps: the schedule goes on from where the epochs are.
@@ -174,22 +176,18 @@ def _begin(
     plan: Plan, train: LabelledImages, validation: LabelledImages, run: RunContext
 ) -> _Course:
     gpu = find_gpu()
-    factors = _weigh_classes(train) if plan.class_weights else np.ones(len(train.classes))
+    factors, several = weigh_classes(train, plan.class_weights), train.labels.ndim == 2
     seen = train.view(**plan.view)
     part = open_part(seen, factors, on_device=gpu is not None and not plan.augmentation)
     judge = open_part(validation.view(**plan.view), factors)
     height, width, channels = seen.images.shape[1:]
-    course = _Course(plan, part, judge, (height, width, channels), len(train.classes), run, gpu)
+    shape, classes = (height, width, channels), len(train.classes)
+    course = _Course(plan, part, judge, shape, classes, several, run, gpu)
     run.log(f"training on {gpu.name if gpu else 'the CPU'} in {course.policy}")
     return course
 
 
-def _weigh_classes(train: LabelledImages) -> npt.NDArray[np.float64]:
-    counts = np.bincount(train.labels, minlength=len(train.classes))
-    return np.asarray(len(train) / (len(counts) * np.maximum(counts, 1)))
-
-
-def _compile(network: keras.Model, stage: Stage, steps: int) -> Any:
+def _compile(network: keras.Model, stage: Stage, steps: int, several: bool) -> Any:
     """Make a network ready for a stage, by Adam on the log loss; return what counts the steps.
 
     Keras uses XLA on a GPU and on JAX, where it helps, and not for TensorFlow on a CPU, where it
@@ -199,7 +197,7 @@ def _compile(network: keras.Model, stage: Stage, steps: int) -> Any:
     rate: Any = stage.learning_rate
     if stage.schedule == "cosine":
         rate = optimizers.schedules.CosineDecay(rate, stage.epochs * steps)
-    network.compile(optimizer=optimizers.Adam(rate), loss="sparse_categorical_crossentropy")
+    network.compile(optimizer=optimizers.Adam(rate), loss=choose_loss(several))
     network.optimizer.build(network.trainable_variables)
     return getattr(network.optimizer, "inner_optimizer", network.optimizer)
 
@@ -229,7 +227,7 @@ def _run_epoch(course: _Course, network: keras.Model, standing: Standing) -> Non
     run.status(epoch=epoch - 1, epochs=total, batch_size=standing.batch_size)
     _reseed(network, run.seed, epoch)
     _train_epoch(course, network, epoch, standing.batch_size)
-    loss = _log_loss(network, course.judge) if len(course.judge) else None
+    loss = _judge(network, course.judge)
     chosen = standing.record(loss, network)
     if loss is not None:
         run.log(f"validation log loss of epoch {epoch}: {loss:.4f}")
@@ -277,12 +275,12 @@ def _reseed(network: keras.Model, seed: int, epoch: int) -> None:
             generator.state.assign([int(drawn[0]), 0])
 
 
-def _log_loss(network: keras.Model, judge: Part) -> float:
-    probabilities = predict(network, judge.pixels)[np.arange(len(judge)), judge.labels]
-    # A float32 softmax can be exactly 0.
-    losses = -np.log(np.maximum(probabilities, 1e-7))
-    loss = float(np.average(losses, weights=judge.weights))
-    if not math.isfinite(loss):
+def _judge(network: keras.Model, judge: Part) -> float | None:
+    """Return the log loss of what is chosen by; None where there is nothing, or nothing known."""
+    if not judge.weights.any():
+        return None
+    loss = measure_log_loss(predict(network, judge.pixels), judge.labels, judge.weights)
+    if loss is not None and not math.isfinite(loss):
         raise TrainingError(
             "the validation loss is not a number; a smaller -p learning_rate would work"
         )

@@ -40,8 +40,8 @@ class Pooled(NamedTuple):
 def open_pooled(network: keras.Model) -> Pooled | None:
     """Return the parts of a network of that kind; None if it is of another.
 
-    Its last layer is a global average, or one dense layer with a softmax on top of one; dropout,
-    which does nothing outside training, may lie between.
+    Its last layer is a global average, or one dense layer on top of one, with a softmax or, of
+    several labels, a sigmoid; dropout, which does nothing outside training, may lie between.
     """
     layers = load_keras().layers
     rest = list(network.layers)
@@ -51,7 +51,7 @@ def open_pooled(network: keras.Model) -> Pooled | None:
     last = rest[-1] if rest else None
     if not isinstance(last, layers.GlobalAveragePooling2D) or last.data_format != "channels_last":
         return None
-    return Pooled(load_keras().Model(network.inputs, last.input), dense)
+    return Pooled(load_keras().Model(network.input, last.input), dense)
 
 
 def shuffle_weights(network: keras.Model, seed: int) -> None:

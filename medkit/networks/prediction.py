@@ -11,6 +11,7 @@ import numpy.typing as npt
 from medkit.engine import prefetch
 from medkit.errors import TrainingError
 from medkit.networks.hardware import is_out_of_memory
+from medkit.networks.outputs import gives_labels
 
 if TYPE_CHECKING:
     import keras
@@ -26,7 +27,7 @@ _AHEAD = 2
 def predict(
     network: keras.Model, pixels: Images | Floats, batch_size: int = _BATCH
 ) -> npt.NDArray[np.float64]:
-    """Return the probabilities of each image; rows sum to 1.
+    """Return the probabilities of each image; rows sum to 1 unless an image has several labels.
 
     Parameters
     ----------
@@ -47,6 +48,8 @@ def predict(
         If not even one image fits in memory.
     """
     rows = apply_network(network, pixels, batch_size).astype(np.float64)
+    if gives_labels(network):
+        return rows
     return np.asarray(rows / rows.sum(axis=1, keepdims=True))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medkit.errors import TrainingError
+from medkit.networks.outputs import gives_labels
 from medkit.networks.weightfile import read_weights
 from medkit.workspace import hash_file, move_into_place, read_json, write_json
 
@@ -31,7 +32,8 @@ def save_network(folder: Path, description: Mapping[str, Any], network: keras.Mo
         Existing. Gets ``network.json`` and ``network.weights.h5``.
     description : mapping
         What the plugin needs to build the network again, as JSON can say it. The shape of an
-        image and the number of classes are added as ``shape`` and ``classes``.
+        image, the number of classes, and whether an image has several labels are added as
+        ``shape``, ``classes`` and ``several``.
     network : keras.Model
         Its optimiser is not kept.
     """
@@ -45,13 +47,14 @@ def save_network(folder: Path, description: Mapping[str, Any], network: keras.Mo
             "format": _FORMAT,
             "shape": network.input_shape[1:],
             "classes": network.output_shape[-1],
+            "several": gives_labels(network),
             "files": {_WEIGHTS: hash_file(folder / _WEIGHTS)},
         },
     )
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return what `save_network` wrote: the description, ``shape`` and ``classes``.
+    """Return what `save_network` wrote: the description, ``shape``, ``classes`` and ``several``.
 
     Raises
     ------
@@ -67,7 +70,8 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{path} is not of format {_FORMAT}, which this version of medkit reads; train again, "
             "or use the version that wrote it"
         )
-    return description
+    # Those of before do not say it: they are all of one label an image.
+    return {"several": False, **description}
 
 
 def load_weights(folder: Path, network: keras.Model) -> None:

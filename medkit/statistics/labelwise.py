@@ -59,15 +59,6 @@ class LabelHeads:
         }
         return {**means, 0.0: float(np.mean([min(losses.values()) for losses in tried]))}
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader should know of each."""
-        return tuple(
-            f"label {number}: {note}"
-            for number, head in enumerate(self.heads, 1)
-            for note in head.notes
-        )
-
     def predict_proba(self, features: Features) -> Floats:
         """Return the probability of each label, shape (n, c); rows need not sum to 1."""
         return np.column_stack([head.predict_proba(features)[:, 1] for head in self.heads])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,8 +161,17 @@ def list_notes(course: Course) -> list[str]:
     return [
         f"fold {fold}: {note}"
         for fold in range(course.record["k"])
-        for note in load_head(fold_folder(course.folder, fold) / "model").notes
+        for note in _name_notes(
+            load_head(fold_folder(course.folder, fold) / "model"), course.record["classes"]
+        )
     ]
+
+
+def _name_notes(head: LinearHead | LabelHeads, classes: Sequence[str]) -> list[str]:
+    if isinstance(head, LinearHead):
+        return list(head.notes)
+    heads = zip(classes, head.heads, strict=True)
+    return [f"{name}: {note}" for name, one in heads for note in one.notes]
 
 
 def _solve(task: FoldTask, folder: Path) -> None:

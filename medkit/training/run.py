@@ -79,7 +79,7 @@ _ASKED = (
 )
 
 # Trainers of ours that predict several labels an image.
-_MULTILABEL = "softmax, or inception without finetune"
+_MULTILABEL = "softmax, cnn or inception"
 
 # What must be equal for a run to be gone on with.
 _IDENTITY = (

@@ -28,7 +28,7 @@ def images(make_images: Any) -> Images:
     return found
 
 
-def build(**options: Any) -> Any:
+def build(several: bool = False, **options: Any) -> Any:
     """Return an untrained model, which is the same each time."""
     import keras
     from medkit_cnn import CnnParams
@@ -37,7 +37,7 @@ def build(**options: Any) -> Any:
 
     keras.utils.set_random_seed(0)
     params = CnnParams(size=32, blocks=(4, 8), window="full", **{"dense": 0, **options})
-    return CnnModel(params, build_network(params, (32, 32, 1), CLASSES))
+    return CnnModel(params, build_network(params, (32, 32, 1), CLASSES, several))
 
 
 def check(maps: np.ndarray, probabilities: np.ndarray) -> None:
@@ -56,6 +56,16 @@ def test_a_network_on_averaged_maps_is_explained_exactly(images: Images) -> None
     check(found.maps[0], build().predict_proba(images))
     likeness = measure_likeness(found.maps)
     assert likeness is not None and likeness < 0.99
+
+
+def test_of_several_labels_the_mean_of_a_map_is_the_label_s_own_log_odds(images: Images) -> None:
+    subject = Subject(None, lambda: build(several=True), None, images, TARGETS, 0, several=True)
+    found = explain(subject)
+    assert found.method == "cam"
+    stated = build(several=True).predict_proba(images)[np.arange(len(TARGETS)), TARGETS]
+    odds = np.log(stated / (1 - stated))
+    assert np.abs(odds).max() > 1e-3
+    np.testing.assert_allclose(found.maps[0].mean(axis=(1, 2)), odds, atol=1e-4)
 
 
 def test_another_network_is_explained_otherwise(images: Images) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from medkit.cli import main
 from medkit.evaluation.sections import Figure, RunData, Table, clean_svg
 from medkit.statistics.outcomes import Outcomes
 from medkit.testing import write_cohort
@@ -71,17 +72,17 @@ def test_the_section_has_a_figure_that_may_be_shown_and_its_numbers() -> None:
     assert len(plugin.write_section(make_run(["a", "no", "yes"]))[1]) == 1
 
 
-def test_medkit_measures_it_and_shows_it(tmp_path: Path) -> None:
+def test_medkit_measures_it_shows_it_and_compares_by_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_cohort(tmp_path / "images", persons=24, per_person=1, size=24)
 
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "medkit", *arguments, "-w", str(tmp_path / "home")],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def run(*arguments: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "-w", str(tmp_path / "home")])
+        printed = capsys.readouterr()
+        assert (end.value.code or 0) == code, printed.err
+        return printed.err if code else printed.out
 
     run("catalog", str(tmp_path / "images"))
     run("label", "kind", "--tag", "Modality")
@@ -99,3 +100,23 @@ def test_medkit_measures_it_and_shows_it(tmp_path: Path) -> None:
     html = (tmp_path / "home" / "runs" / "one" / "report.html").read_text(encoding="utf-8")
     assert "could not be written" not in html and "Net benefit at a threshold of 10 %" in html
     assert re.search(r"<h2[^>]*>Decision curve</h2>", html)
+    check_comparison(run, [*train, "--no-saliency", "--json", "-p", "size=2"])
+
+
+def check_comparison(run: Callable[..., str], coarse: list[str]) -> None:
+    """Compare the run with a coarser one, and refuse one that was not measured by the plugin."""
+    json.loads(run(*coarse, "--metrics", "net-benefit", "--name", "two"))
+    asked = ["compare", "one", "two", "--metric", "net_benefit_at_20", "--resamples", "200"]
+    found = json.loads(run(*asked, "--json"))
+    values = {row["run"]: row["value"] for row in found["rows"]}
+    for name in ("one", "two"):
+        measured = json.loads(run("metrics", name, "--json"))["metrics"]["net_benefit_at_20"]
+        assert values[name] == pytest.approx(measured["value"])
+    (pair,) = found["pairs"]
+    assert pair["difference"] == pytest.approx(values[pair["first"]] - values[pair["second"]])
+    assert pair["low"] <= pair["difference"] <= pair["high"] and 0 < pair["p"] <= 1
+    assert {name for tier in found["ranking"] for name in tier} == {"one", "two"}
+    assert "Ranking by net benefit at 20" in run(*asked)
+    run(*coarse, "--name", "bare")
+    refused = run("compare", "one", "bare", "--metric", "net_benefit_at_20", code=2)
+    assert "there is no metric 'net_benefit_at_20'" in refused

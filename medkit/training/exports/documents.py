@@ -8,6 +8,7 @@ from typing import Any
 
 from medkit import __version__
 from medkit.statistics.metrics import SMALLEST_PROBABILITY
+from medkit.statistics.truth import asks_several
 from medkit.text import reveal
 
 _SAVED_MODEL = """\
@@ -114,7 +115,7 @@ def write_readme(record: Mapping[str, Any]) -> str:
         high=view["scale"][1],
         pixels=PIXELS.format(view=_spell(view)),
         number=len(record["classes"]),
-        rows="each of its own" if isinstance(heat, list) else "rows summing to 1",
+        rows="each of a label by itself" if asks_several(record) else "rows summing to 1",
         classes="\n".join(f"    {_quote(name)}" for name in record["classes"]),
         snippet=SNIPPETS[record["form"]].format(shape=tuple([1, *shape[1:]])),
         calibration=_explain(heat),

@@ -25,6 +25,7 @@ from medkit.engine import Progress, silent
 from medkit.errors import TrainingError, UsageError
 from medkit.images.exports.metadata import IDENTIFIERS, PLACES, describe_recipe
 from medkit.images.imageset import IMAGES_SCHEMA, ImageSet
+from medkit.statistics.truth import MULTICLASS
 from medkit.training.application import open_run
 from medkit.training.child import Event, follow_child
 from medkit.training.decision import make_decision
@@ -228,6 +229,7 @@ def _build(
     answer = read_json(work / ANSWER)
     record = {
         **facts,
+        "task": order.run.get("task", MULTICLASS),
         "view": answer["view"],
         "input": {"name": INPUT, "shape": ["n", *answer["shape"]], "dtype": "float32"},
         "output": {"name": OUTPUT, "shape": ["n", len(facts["classes"])], "dtype": "float32"},

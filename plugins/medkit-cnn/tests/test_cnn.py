@@ -234,7 +234,7 @@ def test_a_row_depends_on_its_image_alone(parts, make_run):
 )
 def test_every_block_can_be_chosen(network_module, changes):
     params = replace(SMALL, **changes)
-    network = network_module.build_network(params, (16, 16, params.channels), 3)
+    network = network_module.build_network(params, (16, 16, params.channels), 3, False)
     images = np.random.default_rng(0).normal(size=(2, 16, 16, params.channels)).astype("f4")
     network.compile(loss="sparse_categorical_crossentropy")
     network.train_on_batch(images, np.array([0, 2]))

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss, roc_auc_score
 
 from medkit.errors import TrainingError
 from medkit.networks import batches, fitting
 from medkit.networks.augmentation import Augmentation
 from medkit.networks.fitting import Plan, Stage, fit_network
 from medkit.networks.hardware import Gpu
+from medkit.networks.outputs import make_output
 from medkit.networks.prediction import predict
 
 keras = pytest.importorskip("keras")
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 BACKEND = keras.backend.backend()
 
 
-def build(shape: tuple[int, int, int], classes: int) -> Any:
+def build(shape: tuple[int, int, int], classes: int, several: bool) -> Any:
     """Return a network with everything that has a state: norm, dropout and a head of its own."""
     layers = keras.layers
     images = values = layers.Input(shape, name="images")
@@ -32,8 +34,7 @@ def build(shape: tuple[int, int, int], classes: int) -> Any:
         values = layers.Conv2D(4, 3, strides=2, activation="relu", name=name)(values)
         values = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(values)
     values = layers.Dropout(0.2, name="dropout")(layers.Flatten(name="gather")(values))
-    last = layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
-    return keras.Model(images, last(values), name="network")
+    return keras.Model(images, make_output(classes, several)(values), name="network")
 
 
 def train_from(name: str) -> Any:
@@ -62,6 +63,11 @@ ONE = replace(PLAN, stages=(Stage(3, 5, 0.01),))
 @pytest.fixture(scope="module")
 def parts(make_part):
     return make_part(36), make_part(12, seed=1)
+
+
+@pytest.fixture(scope="module")
+def findings(make_findings):
+    return make_findings(36), make_findings(12, seed=1)
 
 
 def hash_weights(network: Any) -> str:
@@ -115,7 +121,8 @@ def test_stages_train_what_they_unfreeze_at_the_rate_of_their_schedule(parts, ma
 
 
 def test_a_stage_starts_from_the_best_weights_and_leaves_frozen_layers_alone(parts, make_run):
-    fresh = fitting._Course(PLAN, None, None, (16, 16, 1), 2, make_run(), None).build("float32")
+    course = fitting._Course(PLAN, None, None, (16, 16, 1), 2, False, make_run(), None)
+    fresh = course.build("float32")
     head = fit_network(replace(PLAN, stages=(HEAD,)), *parts, make_run("head"))
     both = fit_network(PLAN, *parts, make_run("both"))
 
@@ -133,7 +140,7 @@ def test_patience_ends_a_stage_and_not_the_fit(parts, make_run):
     idle = Stage(9, 2, 1e-12)
     plan = replace(PLAN, stages=(idle, replace(idle, patience=3)), augmentation=Augmentation())
     train, validation = parts
-    fixed = replace(plan, build=lambda shape, classes: freeze_norms(build(shape, classes)))
+    fixed = replace(plan, build=lambda *asked: freeze_norms(build(*asked)))
     fit_network(fixed, train, validation, make_run(looks=looks.append))
     assert [look["epoch"] for look in looks] == list(range(1, 7))
     assert [look["chosen"] for look in looks] == [True] + [False] * 5
@@ -146,8 +153,12 @@ def freeze_norms(network: Any) -> Any:
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="after a restart PyTorch rounds otherwise")
-def test_a_fit_killed_at_every_epoch_ends_as_an_unbroken_one(parts, make_run, monkeypatch):
-    expected = hash_weights(fit_network(PLAN, *parts, make_run("whole")))
+@pytest.mark.parametrize(("name", "plan"), [("parts", PLAN), ("findings", ONE)])
+def test_a_fit_killed_at_every_epoch_ends_as_an_unbroken_one(
+    name, plan, make_run, monkeypatch, request
+):
+    parts = request.getfixturevalue(name)
+    expected = hash_weights(fit_network(plan, *parts, make_run("whole")))
     save = fitting.Standing.save
 
     def save_and_die(*arguments: Any) -> None:
@@ -155,10 +166,10 @@ def test_a_fit_killed_at_every_epoch_ends_as_an_unbroken_one(parts, make_run, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fitting.Standing, "save", save_and_die)
-    for _ in range(5):
+    for _ in range(sum(stage.epochs for stage in plan.stages)):
         with pytest.raises(KeyboardInterrupt):
-            fit_network(PLAN, *parts, make_run())
-    assert hash_weights(fit_network(PLAN, *parts, make_run())) == expected
+            fit_network(plan, *parts, make_run())
+    assert hash_weights(fit_network(plan, *parts, make_run())) == expected
 
 
 @pytest.fixture
@@ -235,7 +246,7 @@ def test_other_errors_are_raised_as_they_are(parts, make_run, monkeypatch):
 
 
 def test_prediction_halves_its_batch_too(parts, monkeypatch):
-    network = build((16, 16, 1), 2)
+    network = build((16, 16, 1), 2, False)
     images = parts[0].view(**PLAN.view).images
     expected, predict_on_batch, sizes = predict(network, images), network.predict_on_batch, []
 
@@ -268,9 +279,9 @@ def test_the_fit_says_where_it_runs_and_how_it_stands(parts, make_run):
 def test_mixed_precision_trains_and_returns_float32(parts, make_run, precision):
     policies: set[str] = set()
 
-    def build_and_note(shape: tuple[int, int, int], classes: int) -> Any:
+    def build_and_note(*asked: Any) -> Any:
         policies.add(keras.config.dtype_policy().name)
-        return build(shape, classes)
+        return build(*asked)
 
     plan = replace(ONE, build=build_and_note, precision=precision)
     network = fit_network(plan, *parts, make_run())
@@ -339,3 +350,85 @@ def test_one_function_is_compiled_and_the_loss_is_read_once_an_epoch(parts, make
     assert len(functions) == 1
     assert len(losses) == 3
     assert losses[2] < losses[0]
+
+
+# ---- Several labels an image ---------------------------------------------------------------------
+
+
+def build_plain(shape: tuple[int, int, int], classes: int, several: bool) -> Any:
+    """Return a network in which an image says nothing of the others: no normalisation."""
+    layers = keras.layers
+    images = layers.Input(shape, name="images")
+    values = layers.Conv2D(4, 3, strides=2, activation="relu", name="maps")(images)
+    values = layers.Flatten(name="gather")(values)
+    return keras.Model(images, make_output(classes, several)(values), name="plain")
+
+
+PLAIN = replace(ONE, build=build_plain, augmentation=Augmentation(), stages=(Stage(6, 6, 0.01),))
+
+
+def test_each_label_is_learned_by_itself_and_the_epoch_chosen_by_all(findings, make_run):
+    looks: list[Any] = []
+    facts: list[Any] = []
+    network = fit_network(PLAIN, *findings, make_run(looks=looks.append, facts=facts.append))
+    test = findings[1].view(**PLAIN.view)
+    stated = predict(network, test.images)
+    assert not np.allclose(stated.sum(axis=1), 1)
+    for column in (0, 2):
+        known = test.labels[:, column] >= 0
+        assert roc_auc_score(test.labels[known, column], stated[known, column]) > 0.95
+    losses = [
+        log_loss(test.labels[known, column], stated[known, column], labels=[0, 1])
+        for column, known in enumerate((test.labels >= 0).T)
+    ]
+    best = max(look["value"] for look in looks)
+    assert [look["value"] for look in looks if look["chosen"]][-1] == best
+    assert -np.mean(losses) == pytest.approx(best, rel=1e-5)
+    assert all(fact["loss"] > 0 for fact in facts if "loss" in fact)
+
+
+def test_an_image_of_which_no_label_is_known_changes_nothing(findings, make_run):
+    train, judge = findings
+    unknown = np.arange(len(train)) % 3 == 0
+    labels = np.where(unknown[:, np.newaxis], -1, train.labels)
+    black = replace(train, labels=labels, images=_blacken(train.images, unknown))
+    first = fit_network(PLAIN, replace(train, labels=labels), judge, make_run("first"))
+    second = fit_network(PLAIN, black, judge, make_run("second"))
+    assert hash_weights(first) == hash_weights(second)
+    told = fit_network(PLAIN, train, judge, make_run("told"))
+    assert hash_weights(first) != hash_weights(told)
+
+
+def _blacken(images: Any, which: np.ndarray) -> Any:
+    ((name, (numbers, codes)),) = images.source.codes.items()
+    codes = np.where(which[:, np.newaxis, np.newaxis], 0, codes).astype(codes.dtype)
+    return replace(images, source=replace(images.source, codes={name: (numbers, codes)}))
+
+
+def test_the_first_step_takes_the_loss_of_what_is_known(findings, make_run, monkeypatch):
+    """Of a whole part in one batch it is the mean of the labels', each of its images alone."""
+    plan = replace(PLAIN, batch_size=36, stages=(Stage(1, 1, 0.01),))
+    losses: list[float] = []
+    read_loss = fitting._read_loss
+    monkeypatch.setattr(
+        fitting, "_read_loss", lambda *a: losses.append(read_loss(*a)) or losses[-1]
+    )
+    train = findings[0].view(**plan.view)
+    fit_network(plan, *findings, make_run())
+    keras.utils.set_random_seed(make_run().seed)
+    fresh = build_plain((16, 16, 1), 3, True)
+    stated = predict(fresh, train.images)
+    expected = [
+        log_loss(train.labels[known, column], stated[known, column], labels=[0, 1])
+        for column, known in enumerate((train.labels >= 0).T)
+    ]
+    assert losses == pytest.approx([np.mean(expected)], rel=1e-4)
+
+
+def test_without_a_known_label_to_choose_by_the_last_epoch_counts(findings, make_run):
+    looks: list[Any] = []
+    train, judge = findings
+    nothing = replace(judge, labels=np.full_like(judge.labels, -1))
+    network = fit_network(ONE, train, nothing, make_run(looks=looks.append))
+    assert looks == []
+    assert np.isfinite(predict(network, judge.view(**ONE.view).images)).all()

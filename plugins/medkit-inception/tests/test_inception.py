@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from medkit_inception import InceptionParams, InceptionTrainer
+from sklearn.metrics import roc_auc_score
 
 from medkit.catalog.labels import ImageRule, label_images
 from medkit.errors import TrainingError, UsageError
@@ -296,7 +297,7 @@ def test_a_trainer_is_frozen_or_fine_tuned_by_its_options():
 def test_blocks_are_counted_down_from_the_layer_and_norms_are_never_trained(keras):
     from medkit_inception.network import build_classifier, train_blocks
 
-    network = build_classifier((75, 75, 3), 2, "mixed10", 0.0)
+    network = build_classifier((75, 75, 3), 2, False, "mixed10", 0.0)
     names = [one.name for one in network.layers]
     kernels = [one.name for one in network.layers if isinstance(one, keras.layers.Conv2D)]
     # The stem has five convolutions; then come the blocks, all of them above their lower neighbour.
@@ -340,7 +341,7 @@ def test_fine_tuning_changes_the_kernels_of_the_top_blocks_alone(keras, tuned):
     from medkit_inception.weights import find_weights
 
     model, looks = tuned
-    fresh = build_classifier((75, 75, 3), 2, "mixed0", 0.0, find_weights("none"))
+    fresh = build_classifier((75, 75, 3), 2, False, "mixed0", 0.0, find_weights("none"))
     before, after = (split_weights(keras, network) for network in (fresh, model.network))
     for kind in ("stem", "norms"):
         pairs = zip(before[kind], after[kind], strict=True)
@@ -367,6 +368,23 @@ def test_a_fine_tuned_model_is_one_graph_that_comes_back_from_its_folder(
     assert expected.shape == (4, 2)
     assert np.allclose(expected.sum(axis=1), 1)
     assert np.array_equal(make_trainer(**SMALL).load(tmp_path).predict_proba(images), expected)
+
+
+def test_several_labels_are_fine_tuned_and_come_back_from_their_folder(
+    keras, make_findings, make_run, tmp_path
+):
+    options = SMALL | {"head_epochs": 12, "epochs": 1, "head_learning_rate": 0.05}
+    parts = make_findings(32, size=75), make_findings(16, seed=1, size=75)
+    model = make_trainer(**options).fit(*parts, make_run())
+    images, labels = parts[1].images, parts[1].labels
+    stated = model.predict_proba(images)
+    assert stated.shape == (16, 3)
+    assert not np.allclose(stated.sum(axis=1), 1)
+    for column in (0, 2):
+        known = labels[:, column] >= 0
+        assert roc_auc_score(labels[known, column], stated[known, column]) > 0.9
+    model.save(tmp_path)
+    assert np.array_equal(make_trainer(**SMALL).load(tmp_path).predict_proba(images), stated)
 
 
 def test_a_fit_broken_among_the_blocks_goes_on_and_ends_as_an_unbroken_one(

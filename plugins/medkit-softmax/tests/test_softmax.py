@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from medkit_softmax import SoftmaxParams, SoftmaxTrainer
 from medkit_softmax.minibatch import measure_pixels
+from sklearn.linear_model import LogisticRegression
 
 from medkit.errors import TrainingError, UsageError
 from medkit.images.reader import View
@@ -102,6 +104,58 @@ def test_mini_batches_come_near_the_optimum(make_images, make_run, classes):
     gap = penalise(model.predict_proba(part.images), labels, reached, 0.1) - optimum
     print(f"{gap:.2g} nats above the optimum")
     assert -1e-6 < gap < TOLERANCE
+
+
+def fit_findings(part, make_run, name):
+    """Return the rows of each image, standardised, and the model after many epochs."""
+    trainer = make_minibatch(strength=0.1, epochs=80, batch_size=30, learning_rate=0.03)
+    model = trainer.fit(part, part.take(np.arange(0)), make_run(name))
+    rows = part.images.with_view(**trainer.view)[:].reshape(len(part), -1).astype(np.float64)
+    return (rows - rows.mean(axis=0)) / rows.std(axis=0), model
+
+
+def test_each_label_comes_near_the_optimum_that_it_has_alone(make_findings, make_run):
+    pytest.importorskip("keras")
+    part = make_findings(120, size=8)
+    rows, model = fit_findings(part, make_run, "told")
+    stated, kernel = model.predict_proba(part.images), read_kernel(model)
+    for column, known in enumerate((part.labels >= 0).T):
+        truth = part.labels[known, column]
+        alone = LogisticRegression(C=1 / (0.1 * known.sum()), tol=1e-10, max_iter=10_000)
+        alone.fit(rows[known], truth)
+        optimum = penalise(alone.predict_proba(rows[known]), truth, alone.coef_, 0.1)
+        mine = np.column_stack([1 - stated[known, column], stated[known, column]])
+        gap = penalise(mine, truth, kernel[:, column], 0.1) - optimum
+        print(f"label {column}: {gap:.2g} nats above the optimum")
+        assert -1e-6 < gap < TOLERANCE
+    assert not np.allclose(stated.sum(axis=1), 1)
+
+
+def test_what_is_not_known_of_one_label_is_nothing_to_the_others(make_findings, make_run):
+    pytest.importorskip("keras")
+    part = make_findings(60, size=8)
+    hidden = part.labels.copy()
+    hidden[::2, 1] = -1
+    told, other = (
+        fit_findings(replace(part, labels=labels), make_run, name)[1]
+        for name, labels in (("told", part.labels), ("hidden", hidden))
+    )
+    before, after = read_kernel(told), read_kernel(other)
+    assert after[:, [0, 2]] == pytest.approx(before[:, [0, 2]], abs=1e-6)
+    assert np.abs(after[:, 1] - before[:, 1]).max() > 0.01
+
+
+def test_several_labels_are_saved_and_read_back(make_findings, make_run, tmp_path):
+    pytest.importorskip("keras")
+    part = make_findings(20, size=8)
+    model = make_minibatch(epochs=2).fit(part, part, make_run())
+    model.save(tmp_path)
+    loaded = make_minibatch().load(tmp_path)
+    assert np.array_equal(loaded.predict_proba(part.images), model.predict_proba(part.images))
+
+
+def read_kernel(model):
+    return np.asarray(model.network.get_layer("probabilities").get_weights()[0], np.float64)
 
 
 def label(images, labels):

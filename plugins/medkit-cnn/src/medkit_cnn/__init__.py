@@ -63,7 +63,9 @@ class CnnParams:
         "constant", "Of the learning rate; cosine lets it fall to 0 over the epochs."
     )
     class_weights: bool = option(
-        False, "Weigh the classes equally; probabilities then assume equal prevalence."
+        False,
+        "Weigh the classes equally, or the images with and without each of several labels; "
+        "probabilities then assume equal prevalence.",
     )
     shift: float = option(
         0.0, "Move each training image by up to this share of its side.", least=0, below=1
@@ -117,7 +119,7 @@ class CnnTrainer:
     """
 
     Params: ClassVar[type] = CnnParams
-    tasks: ClassVar[frozenset[str]] = frozenset({"multiclass"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"multiclass", "multilabel"})
 
     def __init__(self, params: CnnParams) -> None:
         self.params = params

@@ -46,7 +46,7 @@ class CnnModel:
         return self.params.view
 
     def predict_proba(self, images: Images) -> npt.NDArray[np.float64]:
-        """Return an array (n, classes) whose rows sum to 1."""
+        """Return an array (n, classes) whose rows sum to 1 unless an image has several labels."""
         return predict(self.network, images.with_view(**self.view))
 
     def save(self, folder: Path) -> None:
@@ -84,6 +84,7 @@ def load_model(folder: Path) -> CnnModel:
     """
     description = read_description(folder)
     params = restore_params(CnnParams, description["params"])
-    network = build_network(params, tuple(description["shape"]), description["classes"])
+    shape, several = tuple(description["shape"]), description["several"]
+    network = build_network(params, shape, description["classes"], several)
     load_weights(folder, network)
     return CnnModel(params, network)

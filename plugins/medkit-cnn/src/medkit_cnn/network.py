@@ -1,4 +1,4 @@
-"""The network: blocks of convolution, normalisation, activation and pooling, then a softmax."""
+"""The network: blocks of convolution, normalisation, activation and pooling, then dense layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medkit.networks.hardware import load_keras
+from medkit.networks.outputs import make_output
 
 if TYPE_CHECKING:
     import keras
@@ -80,7 +81,9 @@ _POOLS: dict[str, Callable[..., Any]] = {
 }
 
 
-def build_network(params: CnnParams, shape: tuple[int, int, int], classes: int) -> keras.Model:
+def build_network(
+    params: CnnParams, shape: tuple[int, int, int], classes: int, several: bool
+) -> keras.Model:
     """Return the network with fresh weights.
 
     Every layer has a name of its own: Keras would number them by all that was built before in
@@ -93,7 +96,9 @@ def build_network(params: CnnParams, shape: tuple[int, int, int], classes: int) 
     shape : tuple of int
         (H, W, C) of an image.
     classes : int
-        How many probabilities it gives, which sum to 1.
+        How many probabilities it gives.
+    several : bool
+        Whether an image has several labels; else the probabilities sum to 1.
     """
     images = values = layers.Input(shape, name="images")
     for number, filters in enumerate(params.blocks, 1):
@@ -104,8 +109,7 @@ def build_network(params: CnnParams, shape: tuple[int, int, int], classes: int) 
         dense = layers.Dense(params.dense, kernel_initializer=_initializer(params), name="dense")
         values = _ACTIVATIONS[params.activation](name="dense_activation")(dense(values))
     values = layers.Dropout(params.dropout, name="dropout")(values)
-    last = layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")
-    return keras.Model(images, last(values), name="cnn")
+    return keras.Model(images, make_output(classes, several)(values), name="cnn")
 
 
 def _add_block(params: CnnParams, name: str, filters: int, values: Any) -> Any:

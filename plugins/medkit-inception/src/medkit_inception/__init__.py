@@ -122,7 +122,9 @@ class InceptionParams:
         0.2, "finetune: share of features dropped before the head.", least=0, below=1
     )
     class_weights: bool = option(
-        False, "finetune: weigh the classes equally; probabilities then assume equal prevalence."
+        False,
+        "finetune: weigh the classes equally, or the images with and without each of several "
+        "labels; probabilities then assume equal prevalence.",
     )
     shift: float = option(
         0.05, "finetune: move training images by up to this share of a side.", least=0, below=1
@@ -181,12 +183,10 @@ class InceptionTrainer:
     """
 
     Params: ClassVar[type] = InceptionParams
-    tasks: frozenset[str] = frozenset({"multiclass", "multilabel"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"multiclass", "multilabel"})
 
     def __init__(self, params: InceptionParams) -> None:
         self.params = params
-        if params.finetune:
-            self.tasks = frozenset({"multiclass"})
 
     @property
     def head(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from medkit.errors import TrainingError
 from medkit.networks.hardware import choose_policy, load_keras
+from medkit.networks.outputs import make_output
 from medkit.networks.weightfile import read_weights
 from medkit.training.weights import INCEPTION_IMAGENET
 from medkit_inception.weights import RANDOM_SEED
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from medkit_inception.weights import Weights
 
-GATHER, HEAD = "gather", "probabilities"
+GATHER = "gather"
 
 
 def build_extractor(weights: Weights, layer: str, size: int, precision: str) -> keras.Model:
@@ -43,6 +44,7 @@ def build_extractor(weights: Weights, layer: str, size: int, precision: str) -> 
 def build_classifier(
     shape: tuple[int, int, int],
     classes: int,
+    several: bool,
     layer: str,
     dropout: float,
     weights: Weights | None = None,
@@ -54,7 +56,9 @@ def build_classifier(
     shape : tuple of int
         (H, W, C) of an image.
     classes : int
-        How many probabilities it gives, which sum to 1.
+        How many probabilities it gives.
+    several : bool
+        Whether an image has several labels; else the probabilities sum to 1.
     layer : str
         Whose maps the head sees.
     dropout : float
@@ -72,9 +76,7 @@ def build_classifier(
     values = keras.layers.GlobalAveragePooling2D(name=GATHER)(base.output)
     values = keras.layers.Dropout(dropout, name="dropout")(values)
     # Zeros, not drawn: what Keras draws depends on what was drawn before in this process.
-    head = keras.layers.Dense(
-        classes, activation="softmax", kernel_initializer="zeros", dtype="float32", name=HEAD
-    )
+    head = make_output(classes, several, kernel_initializer="zeros")
     return keras.Model(base.input, head(values), name="inception")
 
 

@@ -42,7 +42,7 @@ class InceptionModel:
         self.view = view
 
     def predict_proba(self, images: Images) -> npt.NDArray[np.float64]:
-        """Return an array (n, classes) whose rows sum to 1."""
+        """Return an array (n, classes) whose rows sum to 1 unless an image has several labels."""
         return predict(self.network, images.with_view(**self.view))
 
     def save(self, folder: Path) -> None:
@@ -112,6 +112,7 @@ def load_model(folder: Path) -> InceptionModel:
         If the description is missing or damaged.
     """
     facts = read_description(folder)
-    network = build_classifier(tuple(facts["shape"]), facts["classes"], facts["layer"], 0.0)
+    shape, several = tuple(facts["shape"]), facts["several"]
+    network = build_classifier(shape, facts["classes"], several, facts["layer"], 0.0)
     load_weights(folder, network)
     return InceptionModel(network, facts["layer"], facts["view"])

@@ -76,12 +76,10 @@ class SoftmaxTrainer:
     """
 
     Params: ClassVar[type] = SoftmaxParams
-    tasks: frozenset[str] = frozenset({"multiclass", "multilabel"})
+    tasks: ClassVar[frozenset[str]] = frozenset({"multiclass", "multilabel"})
 
     def __init__(self, params: SoftmaxParams) -> None:
         self.params = params
-        if params.solver != "exact":
-            self.tasks = frozenset({"multiclass"})
         self.view = {
             "window": params.window,
             "channels": params.channels,

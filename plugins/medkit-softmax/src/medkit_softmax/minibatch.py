@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from medkit.networks.fitting import Plan, Stage, fit_network
 from medkit.networks.hardware import load_keras
+from medkit.networks.outputs import make_output
 from medkit.networks.prediction import predict
 from medkit.networks.saving import load_weights, read_description, save_network
 
@@ -46,7 +47,7 @@ class SoftmaxModel:
     network: keras.Model
 
     def predict_proba(self, images: Images) -> Floats:
-        """Return an array (n, classes) whose rows sum to 1."""
+        """Return an array (n, classes) whose rows sum to 1 unless an image has several labels."""
         return predict(self.network, images.with_view(**self.view))
 
     def save(self, folder: Path) -> None:
@@ -63,7 +64,8 @@ def load_model(folder: Path) -> SoftmaxModel:
         If the weights are missing, or are not of the network that the description gives.
     """
     description = read_description(folder)
-    network = build_network(tuple(description["shape"]), description["classes"])
+    shape, several = tuple(description["shape"]), description["several"]
+    network = build_network(shape, description["classes"], several)
     load_weights(folder, network)
     return SoftmaxModel(description["view"], network)
 
@@ -114,23 +116,27 @@ def measure_pixels(images: Images) -> tuple[Floats, Floats]:
 def build_network(
     shape: tuple[int, int, int],
     classes: int,
+    several: bool,
     mean: npt.ArrayLike = 0.0,
     scale: npt.ArrayLike = 1.0,
     strength: float = 0.0,
 ) -> keras.Model:
-    """Return the network: pixels, standardised, and a softmax of their weighted sums.
+    """Return the network: pixels, standardised, and a softmax or sigmoids of their weighted sums.
 
     Parameters
     ----------
     shape : tuple of int
         (H, W, C) of an image.
     classes : int
-        How many probabilities it gives, which sum to 1.
+        How many probabilities it gives.
+    several : bool
+        Whether an image has several labels; else the probabilities sum to 1.
     mean, scale : array_like, shape (H * W * C,)
         Of each pixel, in the training part.
     strength : float
         Of the penalty; it means the same as `medkit.statistics.linear`'s, which has one row of
-        weights for two classes: their difference, whose square is twice the sum of two rows'.
+        weights for two classes: their difference, whose square is twice the sum of two rows'. Of
+        several labels each has such a row, and the loss is the mean over them.
     """
     keras = load_keras()
     layers = keras.layers
@@ -145,12 +151,12 @@ def build_network(
         (standardise.moving_variance, np.square(scale)),
     ):
         variable.assign(np.broadcast_to(constant, variable.shape).astype(np.float32))
-    dense = layers.Dense(
+    penalty = strength / 2 / classes if several else strength if classes == 2 else strength / 2
+    dense = make_output(
         classes,
-        activation="softmax",
+        several,
         kernel_initializer="zeros",
-        kernel_regularizer=keras.regularizers.L2(strength if classes == 2 else strength / 2),
-        name="probabilities",
+        kernel_regularizer=keras.regularizers.L2(penalty),
     )
     return keras.Model(images, dense(values), name="softmax")
 
