@@ -131,6 +131,36 @@ def mean(values: np.ndarray, weights: np.ndarray) -> Measured:
     return Measured({"mean": weights @ values / weights.sum(axis=-1)}, {})
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 3), st.booleans())
+def test_an_interval_holds_its_value_or_there_is_none(seed: int, classes: int, sure: bool) -> None:
+    """Of well-calibrated predictions, too, whose errors of calibration grow in each resample."""
+    random = np.random.default_rng(seed)
+    stated = random.dirichlet(np.full(classes, 0.2 if sure else 1.0), 200)
+    labels = (random.random(200)[:, np.newaxis] > stated.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    names = [f"c{number}" for number in range(classes)]
+    found = summarise(
+        labels, stated, np.arange(200), np.arange(200) % 5, names, seed=0, resamples=200
+    )
+    entries = [*found["metrics"].values()]
+    entries += [one for part in found["per_class"].values() for one in part.values()]
+    for entry in (one for one in entries if isinstance(one, dict) and one["low"] is not None):
+        assert entry["low"] - 1e-12 <= entry["value"] <= entry["high"] + 1e-12
+
+
+def test_an_error_of_calibration_near_zero_has_no_interval_and_a_note() -> None:
+    random = np.random.default_rng(0)
+    stated = np.repeat(random.random(50), 20)
+    right = np.tile(np.arange(20), 50) / 20 < stated  # as often as it is said
+    found = summarise(
+        right.astype(int), np.column_stack([1 - stated, stated]), np.arange(1000),
+        np.arange(1000) % 5, ["no", "yes"], seed=0, resamples=200,
+    )  # fmt: skip
+    assert found["metrics"]["ece"]["low"] is None
+    assert found["metrics"]["auc"]["low"] is not None
+    assert any(note.startswith("ece") and "one side" in note for note in found["notes"])
+
+
 def test_a_class_of_one_person_has_a_value_and_no_interval() -> None:
     cohort = draw()
     cohort["labels"] = (cohort["persons"] == "p000").astype(int)

@@ -19,6 +19,10 @@ Entry = dict[str, float | None]
 Rows = npt.NDArray[np.intp]
 
 _UNDEFINED = "not defined, as a class that it needs has no image, or was predicted for none"
+# An error of calibration near 0 grows with every unevenness that drawing persons brings: by more
+# than it varies, and then percentiles, corrected for bias or not, miss the value itself.
+_ONE_SIDED = "no interval, as persons drawn anew give values almost all on one side of it"
+_ROUNDING = 1e-12
 
 
 class Notes:
@@ -200,16 +204,21 @@ class Estimate:
         if number is None or self.draws is None:
             return {"value": number, "low": None, "high": None}
         drawn, left_out = (pick(part)[name] for part in self.draws)
-        low, high = find_interval(drawn, number, left_out, self.people) or (None, None)
+        found = find_interval(drawn, number, left_out, self.people)
         lost = int((~np.isfinite(drawn)).sum())
-        if low is None:
+        lacking = f"{lost} of {len(drawn)} resamples hold no image of a class"
+        if found is None:
             notes.add(
-                f"no interval, as {lost} of {len(drawn)} resamples hold no image of a class that "
-                "it needs; more persons of the class would give one",
+                f"no interval, as {lacking} that it needs; more persons of the class would give "
+                "one",
                 subject,
             )
+        elif not found[0] - _ROUNDING <= number <= found[1] + _ROUNDING:
+            found = None
+            notes.add(_ONE_SIDED, subject)
         elif lost:
-            notes.add(f"{lost} of {len(drawn)} resamples hold no image of a class", subject)
+            notes.add(lacking, subject)
+        low, high = found or (None, None)
         return {"value": number, "low": low, "high": high}
 
 
