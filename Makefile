@@ -10,7 +10,7 @@ demo: $(VENV)/demo-installed
 	$(VENV)/bin/python -m medkit demo
 
 test: $(VENV)/test-installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests plugins examples
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests plugins examples
 
 check: $(VENV)/test-installed
 	$(VENV)/bin/ruff check .

@@ -91,6 +91,7 @@ def encode(stored: np.ndarray, syntax: str) -> bytes:
 def write_tree(folder: Path, heads: list[pydicom.Dataset], syntax: str, count: int) -> None:
     """Write files of one transfer syntax, each with UIDs and pixels of its own."""
     folder.mkdir(parents=True)
+    decoded = [head.pixel_array for head in heads]  # before a copy, which shares its file meta
     for number in range(count):
         image = heads[number % len(heads)].copy()
         # Slices of one series, so that nothing is left out as a copy.
@@ -98,7 +99,8 @@ def write_tree(folder: Path, heads: list[pydicom.Dataset], syntax: str, count: i
             f"{syntax} {number}"
         )
         image.InstanceNumber = number
-        rolled = np.roll(image.pixel_array, (number % 64, number // 64), axis=(0, 1))
+        stored = decoded[number % len(heads)]
+        rolled = np.roll(stored, (number % 64, number // 64), axis=(0, 1))
         image.PixelData = encode(np.ascontiguousarray(rolled), syntax)
         image["PixelData"].VR = "OW" if syntax == EXPLICIT else "OB"
         image["PixelData"].is_undefined_length = syntax != EXPLICIT

@@ -14,11 +14,13 @@ from medkit.workspace import Workspace
 
 
 @pytest.fixture
-def medkit(run_cli: Callable[..., Any], workspace: Workspace, tmp_path: Path) -> Callable[..., Any]:
+def medkit(
+    call_cli: Callable[..., Any], workspace: Workspace, tmp_path: Path
+) -> Callable[..., Any]:
     write_cohort(tmp_path / "images", persons=2, size=8)
 
     def call(verb: str, *arguments: object) -> Any:
-        return run_cli(verb, "-w", workspace.root, *arguments)
+        return call_cli(verb, "-w", workspace.root, *arguments)
 
     return call
 
@@ -77,10 +79,11 @@ def test_wrong_usage_is_one_line(
 
 
 def test_a_locked_workspace_is_left_alone(
-    medkit: Callable[..., Any], workspace: Workspace, tmp_path: Path
+    run_cli: Callable[..., Any], workspace: Workspace, tmp_path: Path
 ) -> None:
+    write_cohort(tmp_path / "images", persons=1, size=8)
     with workspace.lock():
-        done = medkit("catalog", tmp_path / "images")
+        done = run_cli("catalog", tmp_path / "images", "-w", workspace.root)
     assert done.exit_code == 1
     assert "in use by process" in done.stderr
     assert not workspace.catalog.exists()

@@ -49,11 +49,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cli(site: Path, root: Path, run_cli: Callable[..., Any]) -> Callable[..., Any]:
+def cli(site: Path, root: Path, call_cli: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: object, **environment: str) -> Any:
         found = os.pathsep.join([str(site), *sys.path])
         options = {"PYTHONPATH": found, "COUNTED": str(site / "counted"), **environment}
-        done = run_cli(*arguments, "-w", str(root), **options)
+        done = call_cli(*arguments, "-w", str(root), **options)
         assert done.exit_code == 0, done.stderr
         return done
 

@@ -26,7 +26,9 @@ def cataloged(workspace: Workspace, tmp_path: Path) -> Workspace:
     return workspace
 
 
-def test_a_set_is_made_and_verified(cataloged: Workspace, run_cli: Callable[..., Any]) -> None:
+def test_a_set_is_made_and_verified(
+    cataloged: Workspace, run_cli: Callable[..., Any], call_cli: Callable[..., Any]
+) -> None:
     here = ("-w", cataloged.root)
     options = ("--size", 32, "--workers", 1)
     made = run_cli("normalise", "a", *options, *here, "--json")
@@ -42,12 +44,12 @@ def test_a_set_is_made_and_verified(cataloged: Workspace, run_cli: Callable[...,
         "added": 4,
         "built": True,
     }
-    again = run_cli("normalise", "a", *options, *here)
+    again = call_cli("normalise", "a", *options, *here)
     assert again.exit_code == 0, again.stderr
     assert "a is there already" in again.stdout
     for text in ("5 frames selected", "landed", "refused: pixel-length", "1 left out", "localizer"):
         assert text in again.stdout
-    other = run_cli("normalise", "a", "--size", 16, *here)
+    other = call_cli("normalise", "a", "--size", 16, *here)
     assert other.exit_code == 2
     assert "size is [32, 32] there and [16, 16] here" in other.stderr
 
@@ -57,42 +59,42 @@ def test_a_set_is_made_and_verified(cataloged: Workspace, run_cli: Callable[...,
     content = bytearray(shard.read_bytes())
     content[10] ^= 1
     shard.write_bytes(content)
-    damaged = run_cli("verify", "a", *here, "--json")
+    damaged = call_cli("verify", "a", *here, "--json")
     assert damaged.exit_code == 1
     (fault,) = json.loads(damaged.stdout)["a"]
     assert (fault["file"], fault["image"]) == ("pixels.zarr/uint16x1/c/0/0/0", 0)
 
 
-def test_a_wrong_wish_is_one_line(cataloged: Workspace, run_cli: Callable[..., Any]) -> None:
-    wrong = run_cli("normalise", "a", "--geometry", "squash", "-w", cataloged.root)
+def test_a_wrong_wish_is_one_line(cataloged: Workspace, call_cli: Callable[..., Any]) -> None:
+    wrong = call_cli("normalise", "a", "--geometry", "squash", "-w", cataloged.root)
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert (
         wrong.stderr == "error: no geometry is named 'squash'; use letterbox, stretch, crop, mm\n"
     )
-    missing = run_cli("verify", "b", "-w", cataloged.root)
+    missing = call_cli("verify", "b", "-w", cataloged.root)
     assert missing.exit_code == 1
     assert "b: 1 fault\n" in missing.stdout
     assert "does not exist" in missing.stdout
-    none = run_cli("verify", "-w", cataloged.root)
+    none = call_cli("verify", "-w", cataloged.root)
     assert none.exit_code == 2
     assert "there is no set in" in none.stderr
 
 
 def test_a_set_grows_when_it_is_asked_to(
-    cataloged: Workspace, tmp_path: Path, run_cli: Callable[..., Any]
+    cataloged: Workspace, tmp_path: Path, call_cli: Callable[..., Any]
 ) -> None:
     command = ("normalise", "a", "--size", 16, "--workers", 0, "-w", cataloged.root)
-    assert run_cli(*command).exit_code == 0
+    assert call_cli(*command).exit_code == 0
     write_dicom(tmp_path / "tree" / "new.dcm", np.ones((8, 8), np.uint16), PatientID="N")
     scan(cataloged.catalog, [Root("local", tmp_path / "tree")], workers=0)
-    without = run_cli(*command)
+    without = call_cli(*command)
     assert without.exit_code == 2
     assert "from other frames (1 new); add them with --append, make it anew" in without.stderr
-    grown = run_cli(*command, "--append")
+    grown = call_cli(*command, "--append")
     assert grown.exit_code == 0, grown.stderr
     for text in ("a has 1 image more", "6 frames selected", "refused: pixel-length"):
         assert text in grown.stdout
-    again = run_cli(*command, "--append", "--json")
+    again = call_cli(*command, "--append", "--json")
     assert json.loads(again.stdout) | {"left_out": 0} == {
         "set": "a",
         "selected": 6,
@@ -106,12 +108,12 @@ def test_a_set_grows_when_it_is_asked_to(
 
 
 def test_slices_are_chosen_and_what_they_are_for_is_said(
-    cataloged: Workspace, run_cli: Callable[..., Any]
+    cataloged: Workspace, call_cli: Callable[..., Any]
 ) -> None:
     command = ("normalise", "m", "--size", 16, "--workers", 0, "-w", cataloged.root)
-    wrong = run_cli(*command, "--slices", "some")
+    wrong = call_cli(*command, "--slices", "some")
     assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert "'some' is none; use all, every:K" in wrong.stderr
-    projected = run_cli(*command, "--slices", "mip")
+    projected = call_cli(*command, "--slices", "mip")
     assert projected.exit_code == 0, projected.stderr
     assert "5 frames selected, for 3 images" in projected.stdout

@@ -32,17 +32,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cli(root: Path, tmp_path_factory: pytest.TempPathFactory, run_cli: Cli) -> Cli:
+def cli(root: Path, tmp_path_factory: pytest.TempPathFactory, call_cli: Cli) -> Cli:
     """The command line in this workspace, with a finished run named ``run``."""
     site = tmp_path_factory.mktemp("site")
     install(site, "fake-centroid", CENTROID, names=("centroid",))
     path = os.pathsep.join([str(site), *sys.path])
 
     def run(*arguments: object, **environment: str) -> Any:
-        return run_cli(*arguments, "-w", root, PYTHONPATH=path, **environment)
+        return call_cli(*arguments, "-w", root, PYTHONPATH=path, **environment)
 
     there = ("--plugin", "centroid", "--name", "run", "--device", "cpu", "--threads", "1")
-    done = run("train", "set", "--label", "animal", "--folds", "2", *there)
+    done = run("train", "set", "--label", "animal", "--folds", "2", "--no-saliency", *there)
     assert done.exit_code == 0, done.stderr
     run.path = path  # type: ignore[attr-defined]
     return run

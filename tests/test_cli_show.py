@@ -33,8 +33,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def medkit(run_cli: Medkit, home: Workspace) -> Medkit:
-    return lambda verb, *arguments: run_cli(verb, "-w", home.root, *arguments)
+def medkit(call_cli: Medkit, home: Workspace) -> Medkit:
+    return lambda verb, *arguments: call_cli(verb, "-w", home.root, *arguments)
 
 
 def test_tables_are_shown_to_a_person(medkit: Medkit) -> None:

@@ -31,25 +31,31 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cli(site: Path, root: Path, run_cli: Cli) -> Cli:
-    """The command line in this workspace, where the made-up trainers are installed."""
+def given(site: Path, root: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What takes commands to this workspace, and to where the made-up trainers are installed."""
+    path = os.pathsep.join([str(site), *sys.path])
+    return ("-w", str(root)), {"PYTHONPATH": path, "COUNTED": str(site / "counted")}
 
-    def run(*arguments: object, **environment: str) -> Any:
-        found = os.pathsep.join([str(site), *sys.path])
-        counted = str(site / "counted")
-        return run_cli(
-            *arguments, "-w", str(root), PYTHONPATH=found, COUNTED=counted, **environment
-        )
 
-    return run
+@pytest.fixture(scope="module")
+def cli(given: tuple[tuple[str, ...], dict[str, str]], call_cli: Cli) -> Cli:
+    """The command line there."""
+
+    def call(*arguments: object, **environment: str) -> Any:
+        return call_cli(*arguments, *given[0], **given[1], **environment)
+
+    return call
 
 
 TRAIN = ("train", "set", "--label", "animal", "--folds", "2", "--threads", "1", "--device", "cpu")
 
 
-def test_two_trainers_are_compared_on_the_same_folds_and_then_used(cli: Cli, root: Path) -> None:
+def test_two_trainers_are_compared_on_the_same_folds_and_then_used(
+    cli: Cli, root: Path, run_cli: Cli, given: tuple[tuple[str, ...], dict[str, str]]
+) -> None:
     both = ("--plugin", "centroid", "--plugin", "pixels", "--name", "both")
-    done = cli(*TRAIN, *both, "-p", "size=6", "-p", "centroid.epochs=2")
+    asked = (*TRAIN, *both, "-p", "size=6", "-p", "centroid.epochs=2")
+    done = run_cli(*asked, *given[0], **given[1])
     assert done.exit_code == 0, done.stderr
     assert "balanced accuracy" in done.stdout
     assert "majority class" in done.stdout
@@ -61,7 +67,7 @@ def test_two_trainers_are_compared_on_the_same_folds_and_then_used(cli: Cli, roo
         assert record["command"][:3] == ["medkit", "train", "set"]
     assert home.report("both").is_file()
 
-    again = cli(*TRAIN, *both, "-p", "size=6", "-p", "centroid.epochs=2", "--json")
+    again = cli(*asked, "--json")
     assert [run["repeated"] for run in json.loads(again.stdout)["runs"]] == [True, True]
 
     refused = cli("evaluate", "both-centroid", "set", "--label", "animal")
@@ -102,7 +108,8 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(
 def test_a_run_is_resumed_by_name_alone_and_contradictions_are_refused(
     cli: Cli, root: Path
 ) -> None:
-    broken = cli(*TRAIN, "--plugin", "centroid", "--name", "broken", FAKE_FAULT="raise:1")
+    asked = ("--plugin", "centroid", "--name", "broken", "--no-saliency")
+    broken = cli(*TRAIN, *asked, FAKE_FAULT="raise:1")
     assert broken.exit_code == 1
     assert "centroid: 2 folds on the processors, 1 threads" in broken.stderr
     assert "centroid: fold 2 of 2 failed after" in broken.stderr
@@ -118,12 +125,12 @@ def test_a_run_is_resumed_by_name_alone_and_contradictions_are_refused(
     assert unknown.exit_code == 2
     assert "gone on with: broken" in unknown.stderr
 
-    resumed = cli("train", "--resume", "broken", "--seed", "0", "--json")
+    resumed = cli("train", "--resume", "broken", "--seed", "0", "--no-saliency", "--json")
     assert resumed.exit_code == 0, resumed.stderr
     (run,) = json.loads(resumed.stdout)["runs"]
     assert (run["run"], run["repeated"]) == ("broken", False)
     assert (Workspace(root).run("broken") / "report.html").is_file()
-    again = cli("train", "--resume", "broken")
+    again = cli("train", "--resume", "broken", "--no-saliency")
     assert "the run broken was done before" in again.stdout
     assert "balanced accuracy" in again.stdout
 
@@ -153,20 +160,20 @@ def test_help_has_the_options_of_the_trainer_that_is_named(
         assert word in done.stdout
 
 
-def list_plugins(run_cli: Cli, site: Path, *options: str) -> Any:
-    return run_cli("plugins", *options, PYTHONPATH=os.pathsep.join([str(site), *sys.path]))
+def list_plugins(call_cli: Cli, site: Path, *options: str) -> Any:
+    return call_cli("plugins", *options, PYTHONPATH=os.pathsep.join([str(site), *sys.path]))
 
 
-def test_plugins_are_listed_from_metadata(site: Path, run_cli: Cli) -> None:
-    listed = json.loads(list_plugins(run_cli, site, "list", "--json").stdout)
+def test_plugins_are_listed_from_metadata(site: Path, call_cli: Cli) -> None:
+    listed = json.loads(list_plugins(call_cli, site, "list", "--json").stdout)
     assert not [text for text in listed["conflicts"] if "centroid" in text]
     assert {"centroid", "pixels"} <= {trainer["name"] for trainer in listed["plugins"]}
-    assert "fake-centroid" in list_plugins(run_cli, site, "list").stdout
+    assert "fake-centroid" in list_plugins(call_cli, site, "list").stdout
 
 
-def test_a_conflict_is_listed_and_is_a_failure(site: Path, tmp_path: Path, run_cli: Cli) -> None:
+def test_a_conflict_is_listed_and_is_a_failure(site: Path, tmp_path: Path, call_cli: Cli) -> None:
     install(tmp_path, "fake-rival", CENTROID, names=("centroid",))
-    done = run_cli(
+    done = call_cli(
         "plugins", "list", PYTHONPATH=os.pathsep.join([str(tmp_path), str(site), *sys.path])
     )
     assert done.exit_code == 1
@@ -174,10 +181,10 @@ def test_a_conflict_is_listed_and_is_a_failure(site: Path, tmp_path: Path, run_c
     assert "'centroid' is claimed by fake-centroid 1.2.3 and fake-rival 1.2.3" in done.stderr
 
 
-def test_a_plugin_is_shown_with_its_options(site: Path, run_cli: Cli) -> None:
-    shown = json.loads(list_plugins(run_cli, site, "show", "centroid", "--json").stdout)
+def test_a_plugin_is_shown_with_its_options(site: Path, call_cli: Cli) -> None:
+    shown = json.loads(list_plugins(call_cli, site, "show", "centroid", "--json").stdout)
     assert shown["tasks"] == ["multiclass"]
     options = {option["name"]: option for option in shown["options"]}
     assert options["epochs"]["default"] == "3"
     assert options["pause"]["takes"] == "a number"
-    assert "an integer" in list_plugins(run_cli, site, "show", "centroid").stdout
+    assert "an integer" in list_plugins(call_cli, site, "show", "centroid").stdout

@@ -73,13 +73,13 @@ def test_the_frozen_plugins_are_as_they_were() -> None:
 
 
 def test_the_newest_host_does_all_with_the_oldest_plugins(
-    oldest: Path, tmp_path: Path, run_cli: Any
+    oldest: Path, tmp_path: Path, run_cli: Any, call_cli: Any
 ) -> None:
     write_pictures(tmp_path / "files")
     given = {"PYTHONPATH": str(oldest), "FROZEN": str(tmp_path / "files")}
 
-    def run(*arguments: str) -> str:
-        done = run_cli(*arguments, "-w", tmp_path / "home", **given)
+    def run(*arguments: str, call: Any = call_cli) -> str:
+        done = call(*arguments, "-w", tmp_path / "home", **given)
         assert done.exit_code == 0, done.stderr
         return str(done.stdout)
 
@@ -89,7 +89,7 @@ def test_the_newest_host_does_all_with_the_oldest_plugins(
     run("normalise", "set", "--size", "24", "--workers", "1")
     train = ["train", "set", "--label", "way", "--plugin", "frozen-trainer", "--folds", "3"]
     named = ["--metrics", "frozen-metrics", "--name", "run", "--json", "--no-saliency"]
-    (done,) = json.loads(run(*train, *named))["runs"]
+    (done,) = json.loads(run(*train, *named, call=run_cli))["runs"]
     assert done["metrics"]["images"] == done["metrics"]["persons"] == 24
     entry, own = (done["metrics"]["metrics"][name] for name in ("frozen_accuracy", "accuracy"))
     assert entry == pytest.approx(own) and entry["value"] > 0.9

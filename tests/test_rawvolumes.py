@@ -119,7 +119,7 @@ orientation = [1, 0, 0, 0, 1, 0]
 
 
 def test_a_described_source_goes_all_the_way(
-    workspace: Workspace, tmp_path: Path, run_cli: Callable[..., Any]
+    workspace: Workspace, tmp_path: Path, call_cli: Callable[..., Any]
 ) -> None:
     tree, catalogs = tmp_path / "tree", tmp_path / "catalogs"
     for folder in (tree, catalogs):
@@ -135,7 +135,7 @@ def test_a_described_source_goes_all_the_way(
 
     def call(*arguments: str) -> Any:
         here = ("-w", str(workspace.root))
-        done = run_cli(*arguments, *here, MEDKIT_CATALOGS=str(catalogs))
+        done = call_cli(*arguments, *here, MEDKIT_CATALOGS=str(catalogs))
         assert done.exit_code == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -452,20 +452,20 @@ def test_a_damaged_run_is_an_error_that_names_the_file(workspace: Workspace) -> 
 
 
 def test_the_verb_writes_and_says_where(
-    workspace: Workspace, run_cli: Callable[..., Finished]
+    workspace: Workspace, call_cli: Callable[..., Finished]
 ) -> None:
     for name in ("first", "second"):
         fabricate_run(workspace, name)
-    one = run_cli("report", "first", "-w", workspace.root, "--json")
+    one = call_cli("report", "first", "-w", workspace.root, "--json")
     assert one.exit_code == 0, one.stderr
     assert json.loads(one.stdout) == {
         "report": str(workspace.run("first") / "report.html"),
         "runs": ["first"],
     }
-    several = run_cli("report", "first", "second", "-w", workspace.root)
+    several = call_cli("report", "first", "second", "-w", workspace.root)
     assert several.exit_code == 0, several.stderr
     assert workspace.report("first-second").is_file()
-    assert run_cli("report", "third", "-w", workspace.root).exit_code == 2
+    assert call_cli("report", "third", "-w", workspace.root).exit_code == 2
 
 
 def test_a_browser_shows_all_and_asks_for_nothing(

@@ -44,7 +44,9 @@ def test_every_selected_frame_lands_or_is_refused_by_name(
 
 
 def test_a_flipped_byte_in_any_file_is_found_and_named(
-    road: tuple[Path, dict[str, Any], dict[str, Any]], run_cli: Callable[..., Any]
+    road: tuple[Path, dict[str, Any], dict[str, Any]],
+    run_cli: Callable[..., Any],
+    call_cli: Callable[..., Any],
 ) -> None:
     workspace, _, _ = road
     folder = workspace / "sets" / "set"
@@ -56,7 +58,7 @@ def test_a_flipped_byte_in_any_file_is_found_and_named(
         content[position] ^= 1 << positions.randrange(8)
         original = path.read_bytes()
         path.write_bytes(content)
-        done = run_cli("verify", "set", "-w", workspace, "--json")
+        done = call_cli("verify", "set", "-w", workspace, "--json")
         path.write_bytes(original)
         assert done.exit_code == 1, path
         relative = path.relative_to(folder).as_posix()

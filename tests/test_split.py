@@ -373,15 +373,15 @@ def test_a_copy_on_the_held_out_side_is_a_leak(prepared: Workspace) -> None:
     assert [finding.kind for finding in leaks.exact] == ["source_sha256"]
 
 
-def test_the_audit_shows_what_is_held_out(prepared: Workspace, run_cli: Any) -> None:
+def test_the_audit_shows_what_is_held_out(prepared: Workspace, call_cli: Any) -> None:
     arguments = ("audit", "leaks", "set", "--label", "animal", "--folds", "2", "-w", prepared.root)
-    done = run_cli(*arguments, "--hold-out", "0.3", "--stratify", "site")
+    done = call_cli(*arguments, "--hold-out", "0.3", "--stratify", "site")
     assert done.exit_code == 0, done.stderr
     assert "held out" in done.stdout
-    told = json.loads(run_cli(*arguments, "--folds-by", "site", "--json").stdout)
+    told = json.loads(call_cli(*arguments, "--folds-by", "site", "--json").stdout)
     assert [fold["name"] for fold in told["folds"]] == ["north", "south", "west"]
     assert told["held_out"] is None
-    refused = run_cli(*arguments, "--folds-by", "site", "--folds-from", "fold")
+    refused = call_cli(*arguments, "--folds-by", "site", "--folds-from", "fold")
     assert refused.exit_code == 2 and "give one of both" in refused.stderr
 
 

@@ -104,7 +104,7 @@ def test_a_selection_has_a_name_of_its_own(workspace: Workspace) -> None:
         plan_target("lung-phantom", where="Modality = 'SEG'")  # it is a choice of CT already
 
 
-def test_the_labels_of_a_source_are_offered(run_cli: Any, tmp_path: Path) -> None:
+def test_the_labels_of_a_source_are_offered(call_cli: Any, tmp_path: Path) -> None:
     """A descriptor's rule becomes the command that applies it, and the command works."""
     images = tmp_path / "set"
     images.mkdir()
@@ -123,10 +123,10 @@ def test_the_labels_of_a_source_are_offered(run_cli: Any, tmp_path: Path) -> Non
     ]  # fmt: skip
     (folder / "eyes.toml").write_text("\n".join(lines))
     home = tmp_path / "workspace"
-    done = run_cli("fetch", "eyes", "-w", home, MEDKIT_CATALOGS=str(folder))
+    done = call_cli("fetch", "eyes", "-w", home, MEDKIT_CATALOGS=str(folder))
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("medkit label")]
-    assert run_cli("catalog", "-w", home).exit_code == 0
-    labelled = run_cli(*line.split()[1:], "-w", home, "--json")
+    assert call_cli("catalog", "-w", home).exit_code == 0
+    labelled = call_cli(*line.split()[1:], "-w", home, "--json")
     assert json.loads(labelled.stdout)["values"] == {"0": 1, "3": 1}
 
 

@@ -491,7 +491,7 @@ _ORIGINALS = {
 }
 
 
-def test_a_volume_goes_all_the_way(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+def test_a_volume_goes_all_the_way(tmp_path: Path, call_cli: Callable[..., Any]) -> None:
     from medkit.catalog.store import Catalog
     from medkit.images.imageset import ImageSet
     from medkit.workspace import Workspace
@@ -503,12 +503,12 @@ def test_a_volume_goes_all_the_way(tmp_path: Path, run_cli: Callable[..., Any]) 
     (tree / "P1_v.nii").write_bytes(make_nifti(voxels, affine=affine, slope=(0.5, 10)))
     (tree / "P2_v.nii.gz").write_bytes(gzip.compress(make_nifti(voxels + 1, affine=affine)))
     here = ("-w", home.root)
-    done = run_cli("catalog", tree, "--person-regex", r"(P\d)_", *here)
+    done = call_cli("catalog", tree, "--person-regex", r"(P\d)_", *here)
     assert done.exit_code == 0, done.stderr
     volumes = Catalog.open(home.catalog).table("volumes")
     assert volumes["slices"].tolist() == [3, 3]
     assert volumes["slice_spacing"].tolist() == [5.0, 5.0]
-    done = run_cli("normalise", "a", "--size", 8, *here, "--json")
+    done = call_cli("normalise", "a", "--size", 8, *here, "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["landed"] == 6
     found = ImageSet.open(home.set("a"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from medkit.cli import main
 from medkit.errors import UsageError
 from medkit.testing import TrainerConformance, write_dicom
 from medkit.training.params import list_options, parse_options
@@ -109,17 +109,17 @@ def write_halves(folder: Path, persons: int = 12) -> None:
             write_dicom(path, pixels.clip(0, 4095).astype(np.uint16), PatientID=f"P{person:03d}")
 
 
-def test_medkit_cross_validates_it(tmp_path: Path, installed: str) -> None:
+def test_medkit_cross_validates_it(
+    tmp_path: Path, installed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_halves(tmp_path / "images")
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "medkit", *arguments, "-w", str(tmp_path / "workspace")],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "-w", str(tmp_path / "workspace")])
+        printed = capsys.readouterr()
+        assert not end.value.code, printed.err
+        return printed.out
 
     run("catalog", str(tmp_path / "images"))
     run("label", "side", "--folder")
