@@ -7,6 +7,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +209,15 @@ def nest(depth: int, *, undefined: bool) -> bytes:
     return part_10(body)
 
 
+def call_deep(depth: int, work: Callable[[], str]) -> str:
+    return call_deep(depth - 1, work) if depth else work()
+
+
 def test_deep_nesting_is_refused() -> None:
-    assert verdict(nest(2000, undefined=True)) == "too-nested"
+    # At which call the limit is met is another thing in each Python, and at some of them pydicom
+    # raises an error of its own.
+    for depth in range(20):
+        assert call_deep(depth, lambda: verdict(nest(2000, undefined=True))) == "too-nested"
     assert read_bytes(nest(50, undefined=True)).kind == "other-dicom"
 
 

@@ -103,16 +103,21 @@ def read_header(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _Reading(stream, size, start).to_finding(keep_identifiers)
-    except RecursionError:
-        raise UnreadableFileError("too-nested", "sequences are nested too deeply") from None
     except MedkitError:
         raise
-    except OSError as error:
-        if error.errno is not None:  # of the disk; pydicom raises OSError of its own, without
-            raise
-        raise UnreadableFileError("unreadable-header", _describe(error)) from None
     except Exception as error:  # hostile bytes bring pydicom to raise almost anything
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        if _is_of_recursion(error):
+            raise UnreadableFileError("too-nested", "sequences are nested too deeply") from None
         raise UnreadableFileError("unreadable-header", _describe(error)) from None
+
+
+def _is_of_recursion(error: BaseException | None) -> bool:
+    """Tell whether calls were too deep; pydicom may raise another error while it handles that."""
+    while error is not None and not isinstance(error, RecursionError):
+        error = error.__context__
+    return error is not None
 
 
 class _PixelWatch:
