@@ -374,7 +374,7 @@ def test_what_heads_say_stands_in_the_order_of_the_folds(tmp_path: Path) -> None
         model = tmp_path / f"fold-{fold}" / "model"
         model.mkdir(parents=True)
         LinearHead(np.eye(2), np.zeros(2), 1.0, {}, (f"note {fold}", "more")).save(model)
-    course = Course(tmp_path, {"k": 2}, silent)
+    course = Course(tmp_path, {"k": 2, "classes": ["no", "yes"]}, silent)
     assert list_notes(course) == [
         "fold 0: note 0",
         "fold 0: more",
