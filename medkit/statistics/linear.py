@@ -30,6 +30,7 @@ STRENGTHS = tuple(10.0 ** (step / 2) for step in range(-8, 4))
 # the result (in float64).
 _ROUGH, _TIGHT = 1e-6, 1e-13
 _ITERATIONS = 20_000
+_TOLD = 1e-5  # nats: no number that is shown would be another one for less
 _BLOCK = 2048
 _ARRAYS = ("weights", "bias")
 _FORMAT = 1
@@ -176,7 +177,7 @@ def fit_linear(
         )
         solved[present] = _fill_rows(restore(point[:, :-1]) / scale)
     bias[present] = _fill_rows(point[:, -1:])[:, 0] - solved[present] @ mean
-    notes = (*choice.notes, *_note_gaps([choice.strength], gaps, _TIGHT))
+    notes = (*choice.notes, *_note_gaps([choice.strength], gaps))
     return LinearHead(solved, bias, choice.strength, choice.losses, notes)
 
 
@@ -289,7 +290,7 @@ def _choose(
         predicted[:, held] = _predict(features[held], points[number])
     losses = [float(log_loss(labels, probabilities, weights)) for probabilities in predicted]
     best = int(np.argmin(losses))  # the first, and so the strongest, where they tie
-    notes = _note_gaps(strengths, gaps.reshape(len(folds), -1).max(axis=0), _ROUGH)
+    notes = _note_gaps(strengths, gaps.reshape(len(folds), -1).max(axis=0))
     by_strength = dict(zip(strengths.tolist(), losses, strict=True))
     return _Choice(float(strengths[best]), by_strength, notes, points[:, best].mean(axis=0))
 
@@ -305,13 +306,11 @@ def _fill_rows(rows: Features) -> Features:
     return rows if rows.shape[-2] > 1 else np.concatenate([np.zeros_like(rows), rows], axis=-2)
 
 
-def _note_gaps(
-    strengths: Iterable[float], gaps: Iterable[float], tolerance: float
-) -> tuple[str, ...]:
+def _note_gaps(strengths: Iterable[float], gaps: Iterable[float]) -> tuple[str, ...]:
     return tuple(
         f"strength {strength:g} did not converge: it may be {gap:.1g} nats from its optimum"
         for strength, gap in zip(strengths, gaps, strict=True)
-        if gap > tolerance
+        if gap > _TOLD
     )
 
 
