@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from identifiers import CT, Planter, find_planted, iterate_contents, write_planted
+from test_deidentification import workspace as workspace
 from test_trees import memory  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
@@ -26,16 +27,7 @@ from medkit.sources import placing
 from medkit.testing import write_dicom
 from medkit.workspace import hash_file
 
-KEY = "5" * 64
 SIZE = 1 << 20
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    folder = tmp_path / "workspace"
-    (folder / "catalog").mkdir(parents=True)
-    (folder / "catalog" / "pseudonyms.key").write_text(KEY)
-    return folder
 
 
 @pytest.fixture
