@@ -151,12 +151,14 @@ def build_network(
         (standardise.moving_variance, np.square(scale)),
     ):
         variable.assign(np.broadcast_to(constant, variable.shape).astype(np.float32))
-    penalty = strength / 2 / classes if several else strength if classes == 2 else strength / 2
+    penalty = strength / 2
+    if several:
+        penalty /= classes
+    elif classes == 2:
+        penalty *= 2
+    regularizer = keras.regularizers.L2(penalty)
     dense = make_output(
-        classes,
-        several,
-        kernel_initializer="zeros",
-        kernel_regularizer=keras.regularizers.L2(penalty),
+        classes, several, kernel_initializer="zeros", kernel_regularizer=regularizer
     )
     return keras.Model(images, dense(values), name="softmax")
 
