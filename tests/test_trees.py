@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-import logging
 import os
 import tarfile
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from servers import start_s3
 
 from medkit.catalog.archives import iterate_heads
 from medkit.catalog.headers import read_header
@@ -68,31 +68,25 @@ class Counts:
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
     """A bucket of a real server of S3, at s3://bucket/tree."""
-    reason = "a server of S3, or its driver, is not installed"
-    s3fs = pytest.importorskip("s3fs", reason=reason)
-    moto = pytest.importorskip("moto.server", reason=reason)
+    s3fs = pytest.importorskip("s3fs", reason="the driver of s3:// is not installed")
     import fsspec
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    options = {
-        "key": "key",
-        "secret": "secret",
-        "endpoint_url": f"http://127.0.0.1:{port}",
-        "client_kwargs": {"region_name": "us-east-1"},
-    }
-    monkeypatch.setitem(fsspec.config.conf, "s3", options)
-    system = s3fs.S3FileSystem()
-    system.call_s3("create_bucket", Bucket="bucket")
-    for path in PATHS:
-        system.pipe_file(f"bucket/tree/{path}", BODY)
-    system.pipe_file("bucket/tree/a/", b"")
-    system.pipe_file("bucket/treehouse", b"not below it")
-    yield count_calls(s3fs.S3FileSystem, monkeypatch)
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    with start_s3() as endpoint:
+        options = {
+            "key": "key",
+            "secret": "secret",
+            "endpoint_url": endpoint,
+            "client_kwargs": {"region_name": "us-east-1"},
+        }
+        monkeypatch.setitem(fsspec.config.conf, "s3", options)
+        system = s3fs.S3FileSystem()
+        system.call_s3("create_bucket", Bucket="bucket")
+        for path in PATHS:
+            system.pipe_file(f"bucket/tree/{path}", BODY)
+        system.pipe_file("bucket/tree/a/", b"")
+        system.pipe_file("bucket/treehouse", b"not below it")
+        yield count_calls(s3fs.S3FileSystem, monkeypatch)
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def count_calls(driver: Any, monkeypatch: pytest.MonkeyPatch) -> Counts:

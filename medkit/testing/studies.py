@@ -39,7 +39,8 @@ def write_dicom(
         A native one: explicit or implicit little-endian, explicit big-endian.
     **keywords
         DICOM keywords and values, above the defaults; ``None`` leaves an element out. UIDs that
-        are not given follow from the path, so that equal calls write equal files.
+        are not given follow from the pixels and from the names of the file and of its folder, so
+        that the same tree is the same below any temporary folder.
     """
     import pydicom
     from pydicom.dataset import FileMetaDataset
@@ -154,6 +155,7 @@ def _describe(path: Path, pixels: npt.NDArray[Any]) -> dict[str, Any]:
         "HighBit": bits - 1,
         "PixelRepresentation": int(np.issubdtype(pixels.dtype, np.signedinteger)),
     }
+    drawn = hashlib.sha256(pixels.tobytes()).hexdigest()
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        described[keyword] = make_uid(f"{keyword} {path.as_posix()}")
+        described[keyword] = make_uid(f"{keyword} {path.parent.name}/{path.name} {drawn}")
     return described
