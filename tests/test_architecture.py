@@ -80,7 +80,7 @@ HOMES = {
 
 # Imported by no module of medkit while it is itself imported.
 INSIDE_FUNCTIONS = {
-    "tensorflow", "keras", "torch", "jax", "h5py", "SimpleITK", "sklearn", "matplotlib"
+    "tensorflow", "keras", "torch", "jax", "h5py", "SimpleITK", "scipy", "sklearn", "matplotlib"
 }  # fmt: skip
 HEAVY = INSIDE_FUNCTIONS | {
     "pandas", "pydicom", "zarr", "numpy", "numba", "duckdb", "pyarrow", "fsspec"
@@ -161,7 +161,7 @@ def test_help_and_listing_import_nothing_heavy(command: list[str]) -> None:
         # Every child of a training opens a set; what it needs of a trainer, the trainer imports.
         ("medkit.training.worker, medkit.images.imageset", {"pydicom", "numba", "imagecodecs"}),
         ("medkit.catalog.store", {"pydicom", "pandas", "numba"}),
-        ("medkit.training.run, medkit.catalog.labels", {"pydicom", "requests"}),
+        ("medkit.training.run, medkit.catalog.labels", {"pydicom", "requests", "numba", "scipy"}),
     ],
 )
 def test_what_is_opened_again_and_again_brings_no_library_that_it_does_without(

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft, ndimage
 
 from medkit.cohort.signatures import COARSE, SIDE, Signatures, unpack
 from medkit.engine import Progress, count_workers, silent
@@ -43,11 +43,6 @@ _SHARED = 0.3
 _PAIRS = 256
 # Images with fewer rows or columns move more than a coarse pixel can bear by a shift of 2 pixels.
 SMALL = 128
-# Matrices that move a coarse signature by half a pixel along one side, between pixels.
-_HALVES = [
-    ndimage.shift(np.eye(COARSE, dtype=np.float32), (step, 0), order=3, mode="nearest")
-    for step in (0, 0.5, -0.5)
-]
 
 
 @dataclass(frozen=True)
@@ -186,6 +181,8 @@ def compare(fine: Any, first: Positions, second: Positions, turns: Positions) ->
         The correlation where both show something, at the best shift, between pixels too; 1 for
         the same picture. Negative numbers are 0.
     """
+    from scipy import fft
+
     left, left_shown = unpack(fine[first])
     turned = [TURNS[turn].apply(fine[None, at])[0] for at, turn in zip(second, turns, strict=True)]
     right, right_shown = unpack(np.stack(turned))
@@ -276,6 +273,19 @@ def _learn(coarse: Floats) -> Floats:
     return np.asarray(basis, dtype=np.float32)
 
 
+@cache
+def _list_moves() -> list[tuple[Floats, Floats]]:
+    """Return pairs of matrices that move a coarse signature down and right, the first by nothing.
+
+    Each moves it by half a pixel at most, which lies between pixels.
+    """
+    from scipy import ndimage
+
+    whole = np.eye(COARSE, dtype=np.float32)
+    halves = [ndimage.shift(whole, (step, 0), order=3, mode="nearest") for step in (0, 0.5, -0.5)]
+    return [*product(halves, halves)]
+
+
 def _whiten(coarse: Floats, basis: Floats) -> Floats:
     """Return unit vectors."""
     white: Floats = np.asarray(coarse.reshape(len(coarse), -1) @ basis)
@@ -289,7 +299,7 @@ def _search(
     """Yield (row, other, turn, cosine) of images that are alike under some turn."""
     for number, turn in enumerate(TURNS[:_NEGATIVES]):
         turned = turn.apply(coarse[rows])
-        for move, (down, right) in enumerate(product(_HALVES, _HALVES)):
+        for move, (down, right) in enumerate(_list_moves()):
             chosen = np.flatnonzero(small) if move else np.arange(len(rows))
             if not len(chosen):
                 continue

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from medkit.engine import Progress, count_workers, map_threads, silent
 from medkit.images.feeds import LUMA
-from medkit.images.resampling import resize
 
 if TYPE_CHECKING:
     from medkit.images.reader import Images
@@ -138,6 +136,8 @@ def _cut(images: Images) -> Iterator[tuple[str, Positions, Positions]]:
 
 def _shrink(codes: npt.NDArray[Any], box: Any) -> Floats:
     """Return the content of an image, small and square, in grey."""
+    from medkit.images.resampling import resize  # brings a compiler
+
     left, top, right, bottom = box
     small = resize(np.ascontiguousarray(codes[top:bottom, left:right]), (SIDE, SIDE))
     grey = small @ np.array(LUMA) if small.ndim == 3 else small
@@ -156,6 +156,8 @@ def _normalise(grey: Floats, inner: float, outer: float) -> tuple[Floats, npt.ND
 
 
 def _blur(values: Floats, sigma: float) -> Floats:
+    from scipy import ndimage
+
     blurred: Floats = ndimage.gaussian_filter(
         values, (0, sigma, sigma), mode="nearest", truncate=3.0
     )
