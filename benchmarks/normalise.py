@@ -207,7 +207,7 @@ class Split:
 # For each tree: its heads, its syntax, the share of files, and the decoder it is measured by.
 TREES: dict[str, tuple[Callable[[], list[pydicom.Dataset]], str, float, Any]] = {
     "CT 512 x 512, native": (read_slices, EXPLICIT, 1, None),
-    "CT 512 x 512, JPEG Lossless": (read_slices, LOSSLESS, 0.5, imagecodecs.jpeg8_decode),
+    "CT 512 x 512, JPEG Lossless": (read_slices, LOSSLESS, 1, imagecodecs.jpeg8_decode),
     "3328 x 2560, JPEG 2000": (read_radiograph, J2K, 0.02, imagecodecs.jpeg2k_decode),
 }
 

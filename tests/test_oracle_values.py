@@ -53,7 +53,9 @@ def to_real(frame: Frame) -> np.ndarray:
 
 
 def to_codes(frame: Frame) -> np.ndarray:
-    return encode(frame.values, frame.base, frame.k, frame.array.split("x")[0])
+    everywhere = np.ones(frame.values.shape[:2], bool)
+    kind = frame.array.split("x")[0]
+    return encode(frame.values, everywhere, frame.stored_fill, frame.base, frame.k, kind)
 
 
 def check_real(frame: Frame, expected: np.ndarray) -> None:

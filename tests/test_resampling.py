@@ -133,32 +133,31 @@ def test_sums_are_exact(source: int, output: int, seed: int) -> None:
     np.testing.assert_array_equal(resample(values, None, geometry)[0][:, 0], summed)
 
 
-def sum_shares(weights: Weights, source: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what each source pixel gives in all, and the most it gives to one output pixel."""
-    given, most = np.zeros(source), np.zeros(source)
-    for first, count, shares in zip(*weights, strict=True):
-        there = slice(first, first + count)
-        given[there] += shares[:count]
-        most[there] = np.maximum(most[there], shares[:count])
-    return given, most
+def spread_out(weights: Weights, source: int) -> np.ndarray:
+    """Return the share of each source pixel in each output pixel, shape (output, source)."""
+    spread = np.zeros((len(weights.first), source))
+    for row, (first, count, shares) in zip(spread, zip(*weights, strict=True), strict=True):
+        row[first : first + count] = shares[:count]
+    return spread
 
 
 def test_every_pixel_of_a_large_image_has_its_share() -> None:
     """In float32, before rounding: an impulse of one step, wherever it is."""
     shape, size = (3328, 2560), (299, 299)
     geometry = plan_geometry(*shape, SQUARE, size, "stretch")
-    down = sum_shares(weigh(geometry.rows, True), shape[0])
-    across = sum_shares(weigh(geometry.columns, True), shape[1])
-    assert min(down[0].min(), across[0].min()) > 0.05
+    axes = (geometry.rows, geometry.columns)
+    down, across = (spread_out(weigh(axis, True), axis.source) for axis in axes)
+    assert min(down.sum(axis=0).min(), across.sum(axis=0).min()) > 0.05
     # What an impulse at (r, c) leaves is the product; the first axis keeps steps of 2**-13.
-    assert down[1].min() > 2.0**-12
-    assert np.float32(down[1].min() * across[1].min()) > 2.0**-10
+    least = down.max(axis=0).min()
+    assert least > 2.0**-12
+    assert np.float32(least * across.max(axis=0).min()) > 2.0**-10
     # And in full, for some of them.
     for row, column in [(0, 0), (3327, 2559), (1000, 1), (1664, 1283)]:
         impulse = np.zeros(shape, np.uint16)
         impulse[row, column] = 1
         brightest = resample(impulse, None, geometry)[0].max()
-        assert brightest == pytest.approx(down[1][row] * across[1][column], rel=2e-3)
+        assert brightest == pytest.approx(down[:, row].max() * across[:, column].max(), rel=2e-3)
 
 
 def test_bilinear_is_tensorflows_antialiased(pydicom_files: Path) -> None:
@@ -304,6 +303,46 @@ def test_padding_is_not_mixed_in(
     resampled, covered = resample(values, mask, geometry, filter)
     np.testing.assert_allclose(resampled[covered], 1000, rtol=1e-4)
     assert not resampled[~covered].any()
+
+
+def make_mask(kind: str, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """Return a mask like those of scanners: noise, an ellipse, or one with a few holes."""
+    noise = random.random(shape)
+    if kind == "noise":
+        return noise < random.random()
+    axes = (np.mgrid[: shape[0], : shape[1]].T - random.random(2) * shape) / shape
+    distances = (axes**2).sum(axis=-1).T
+    ellipse = distances < random.random() / 2
+    return ellipse if kind == "ellipse" else ellipse & (noise < 0.98)
+
+
+@given(
+    sizes,
+    sizes,
+    st.integers(0, 2**32),
+    st.sampled_from(["noise", "ellipse", "holes"]),
+    st.sampled_from([(), (3,)]),
+)
+def test_pixels_at_padding_are_means_of_what_is_no_padding(
+    shape: tuple[int, int], size: tuple[int, int], seed: int, kind: str, depth: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(seed)
+    mask = make_mask(kind, shape, random)
+    values = make_image((*shape, *depth), seed, np.int16)
+    plan = plan_geometry(*shape, SQUARE, size, "stretch")
+    rows, columns = (
+        spread_out(weigh(axis, True), axis.source) for axis in (plan.rows, plan.columns)
+    )
+    flat = (values * mask.reshape(*shape, *(1 for _ in depth))).reshape(*shape, -1)
+    sums = np.einsum("yi,ijc,xj->yxc", rows, flat, columns)
+    shares = rows @ mask @ columns.T
+    expected = np.zeros(sums.shape)
+    covered = shares >= 2.0**-10
+    expected[covered] = sums[covered] / shares[covered][:, np.newaxis]
+    found, where = resample(values, mask, plan)
+    if not plan.is_identity():
+        np.testing.assert_array_equal(where, covered)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=0.1)
 
 
 @pytest.mark.parametrize(("valid", "covered"), [(1, False), (4, True), (2000, True)])

@@ -399,15 +399,15 @@ def _decode_rle(data: bytes, module: PixelModule) -> Stored:
 
 def _clear_bits(values: Stored, module: PixelModule) -> Stored:
     """Keep the stored bits alone, and extend their sign (PS3.5 8.1.1)."""
-    width = 8 * values.itemsize
-    if module.keyword != "PixelData" or module.allocated == 1 or module.stored == width:
+    if module.keyword != "PixelData" or module.allocated == 1:
         return values
-    left = width - 1 - module.high
-    return _keep_bits(values, left, module.stored)
+    return _keep_bits(values, 8 * values.itemsize - 1 - module.high, module.stored)
 
 
 def _keep_bits(values: Stored, left: int, stored: int) -> Stored:
     """Return the values of some bits, above which others are."""
+    if stored == 8 * values.itemsize:
+        return values
     shifted = np.left_shift(values, left)
     # Shifted back, signed types repeat the sign and unsigned ones fill with zeros.
     return np.right_shift(shifted, 8 * values.itemsize - stored, out=shifted)

@@ -140,6 +140,7 @@ def _filter(
     # More than is used: what lies a power of two apart would fight for the same cache.
     lines, turned = np.empty((_TURNED, width + _TURNED)), np.empty((width, _ROWS + _TURNED))
     total = np.empty(_ROWS)
+    rounder = 1.5 * 2.0**52 / unit if unit > 0 else 0.0
     for start in range(0, len(row_first), _ROWS):
         height = min(_ROWS, len(row_first) - start)
         for few in range(0, height, _TURNED):
@@ -149,7 +150,8 @@ def _filter(
                 _add_rows(values, row_first[row], row_count[row], row_shares[row], line)
                 if unit > 0:
                     for x in range(width):
-                        line[x] = np.rint(line[x] * unit) * (1 / unit)
+                        # Where a float64 has no room below the unit, adding rounds to it.
+                        line[x] = (line[x] + rounder) - rounder
             for x in range(width):
                 for y in range(_TURNED):
                     turned[x, few + y] = lines[y, x]
@@ -204,6 +206,56 @@ def _sum_shares(
 
 
 @compiled
+def _find_runs(mask: Any, runs: Any) -> None:
+    """Write of each row where the image begins and ends in it, and whether it has no hole."""
+    for y in range(len(mask)):
+        line = mask[y]
+        begin, end = 0, len(line)
+        while begin < end and not line[begin]:
+            begin += 1
+        while begin < end and not line[end - 1]:
+            end -= 1
+        held, run = np.int32(0), line[begin:end]
+        for x in range(len(run)):
+            held += np.int32(run[x])
+        runs[y, 0], runs[y, 1], runs[y, 2] = begin, end, held == len(run)
+
+
+@compiled
+def _find_zones(runs: Any, first: Any, end: Any) -> Any:
+    """Return four edges in a row of the output, by the runs of the rows under its filter.
+
+    From the first to the last, pixels have some of the image under their filter, and between the
+    other two nothing else; elsewhere in between they may have anything.
+    """
+    least, most, low, high = np.int64(0), end[-1], end[-1], np.int64(0)
+    for y in range(len(runs)):
+        least, most = max(least, runs[y, 0]), min(most, runs[y, 1])
+        if runs[y, 0] < runs[y, 1]:
+            low, high = min(low, runs[y, 0]), max(high, runs[y, 1])
+        if not runs[y, 2]:
+            most = np.int64(0)
+    start = np.searchsorted(end, low, "right")
+    stop = max(start, np.searchsorted(first, high, "left"))
+    full = min(stop, max(start, np.searchsorted(first, least, "left")))
+    return start, full, min(stop, max(full, np.searchsorted(end, most, "right"))), stop
+
+
+@compiled
+def _count_inside(mask: Any, inside: Any, before: Any) -> None:
+    """Write how many pixels of the image lie in some rows, left of each column."""
+    inside[:] = 0
+    for y in range(len(mask)):
+        line = mask[y]
+        for x in range(len(line)):
+            inside[x] += np.int32(line[x])
+    total = np.int32(0)
+    for x in range(len(inside)):
+        total += inside[x]
+        before[x + 1] = total
+
+
+@compiled
 def _divide(
     sums: Any,
     mask: Any,
@@ -217,33 +269,30 @@ def _divide(
     covered: Any,
 ) -> None:
     """Scale sums up to a share of one, which is exactly that of pixels that no padding is near."""
-    height, width = covered.shape
-    depth = sums.shape[1] // width
-    source = mask.shape[1]
-    inside = np.empty(source, dtype=np.int32)
-    before = np.zeros(source + 1, dtype=np.int32)
-    divisor = np.empty(width)
-    for y in range(height):
-        inside[:] = 0
-        for tap in range(row_count[y]):
-            line = mask[row_first[y] + tap]
-            for x in range(source):
-                inside[x] += np.int32(line[x])
-        total = 0
-        for x in range(source):
-            total += inside[x]
-            before[x + 1] = total
-        for x in range(width):
-            # Most often all pixels under the filter are inside, or none.
-            found = before[first[x] + count[x]] - before[first[x]]
-            share = 1.0 if found else 0.0
-            if 0 < found < row_count[y] * count[x]:
+    depth = sums.shape[1] // covered.shape[1]
+    runs = np.empty((len(mask), 3), np.int64)
+    _find_runs(mask, runs)
+    end = first + count
+    inside, before = np.empty(mask.shape[1], np.int32), np.zeros(mask.shape[1] + 1, np.int32)
+    out[:], covered[:] = 0.0, False
+    for y in range(len(covered)):
+        top, bottom = row_first[y], row_first[y] + row_count[y]
+        start, full, beyond, stop = _find_zones(runs[top:bottom], first, end)
+        covered[y, full:beyond] = True
+        to, found = out[y, full * depth : beyond * depth], sums[y, full * depth : beyond * depth]
+        for x in range(len(to)):
+            to[x] = found[x]
+        if full == beyond and start < stop:
+            _count_inside(mask[top:bottom], inside, before)
+        for x in range(start, stop):
+            if full <= x < beyond:
+                continue
+            share = 1.0
+            if full < beyond or before[end[x]] - before[first[x]] < row_count[y] * count[x]:
                 share = _sum_shares(
                     mask, y, x, row_first, row_count, row_shares, first, count, shares
                 )
-            divisor[x] = share if share >= _LEAST_SHARE else np.inf
-        for sample in range(depth):
-            for x in range(width):
-                out[y, x * depth + sample] = sums[y, x * depth + sample] / divisor[x]
-        for x in range(width):
-            covered[y, x] = divisor[x] <= 1.0
+            if share >= _LEAST_SHARE:
+                covered[y, x] = True
+                for sample in range(x * depth, (x + 1) * depth):
+                    out[y, sample] = sums[y, sample] / share

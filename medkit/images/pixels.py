@@ -159,6 +159,11 @@ class Frame:
         """See `code_slope`."""
         return self.base * self.slope + self.intercept
 
+    @property
+    def stored_fill(self) -> float:
+        """The fill, as one of ``values``."""
+        return (self.fill - self.intercept) / self.slope
+
 
 def read_frame(row: Row) -> Frame:
     """Decode one frame and take it through the pipeline.
@@ -382,27 +387,30 @@ def read_spacing(row: Row) -> Spacing:
     return Spacing()
 
 
-def encode(values: Values, base: float, k: float, dtype: npt.DTypeLike) -> Values:
-    """Return values as codes: ``round((value - base) * k)`` in a type, floating point as it is."""
+def encode(
+    values: Values, mask: Mask, fill: float, base: float, k: float, dtype: npt.DTypeLike
+) -> Values:
+    """Return resized values as codes of a type, and a fill where the mask is False.
+
+    Codes are ``round((value - base) * k)``, but floating point is as it is. Values are of shape
+    (h, w) or (h, w, 3), the mask of shape (h, w).
+    """
     kind = np.dtype(dtype)
+    inside = mask if values.ndim == 2 else np.repeat(mask[..., np.newaxis], 3, axis=2)
+    stored = values.dtype.type(fill)
     if kind.kind == "f":
-        return values.astype(kind)
+        return np.where(inside, values, stored).astype(kind)
     codes = np.empty(values.shape, kind)
-    _encode(values.ravel(), base, k, float(np.iinfo(kind).max), codes.reshape(-1))
+    highest = float(np.iinfo(kind).max)
+    _encode(values.ravel(), inside.ravel(), stored, base, k, highest, codes.reshape(-1))
     return codes
 
 
 @compiled
-def _encode(values: Any, base: float, k: float, highest: float, codes: Any) -> None:
+def _encode(
+    values: Any, inside: Any, fill: float, base: float, k: float, highest: float, codes: Any
+) -> None:
     for i in range(len(values)):
+        value = np.float64(values[i] if inside[i] else fill)
         # A filter's sums may stray past the range by their last bit.
-        codes[i] = min(max(np.rint((np.float64(values[i]) - base) * k), 0.0), highest)
-
-
-def fill_padding(values: Values, mask: Mask, frame: Frame) -> Values:
-    """Return resized values with the fill of their frame where the mask is False."""
-    if mask.all():
-        return values
-    inside = mask if values.ndim == 2 else mask[..., np.newaxis]
-    fill = values.dtype.type((frame.fill - frame.intercept) / frame.slope)
-    return np.where(inside, values, fill)
+        codes[i] = min(max(np.rint((value - base) * k), 0.0), highest)

@@ -139,8 +139,8 @@ def _normalise(frame: pixels.Frame, recipe: Recipe) -> tuple[Entry, Codes]:
     values, mask = resampling.resample(frame.values, frame.mask, geometry, recipe.filter)
     if not mask.any():
         raise PixelError("all-padding", f"what {recipe.geometry!r} keeps of it is padding")
-    filled = pixels.fill_padding(values, mask, frame)
-    codes = pixels.encode(filled, frame.base, frame.k, arrays.split_name(frame.array)[0])
+    kind, _ = arrays.split_name(frame.array)
+    codes = pixels.encode(values, mask, frame.stored_fill, frame.base, frame.k, kind)
     kept = ("units", "VOILUTFunction", "polarity", "source_sha256", "lossy", "constant")
     entry: Entry = {name: getattr(frame, name) for name in kept}
     numbers = {
