@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_a_system_without_compiled_reading_says_the_same(
     for number in range(3):
         write_dicom(tmp_path / f"{number}.dcm", PIXELS, InstanceNumber=number)
     expected = look(tmp_path)
-    monkeypatch.setattr(heads, "_fill_compiled", None)
+    monkeypatch.setattr(heads._Files, "_fill_compiled", None)
     monkeypatch.setattr(heads, "is_remote", lambda root: True)
     assert look(tmp_path) == expected
 
@@ -96,13 +97,13 @@ def test_a_long_value_is_stepped_over(
     private = struct.pack("<HH2sHI", 0x27, 0x1010, b"OB", 0, length) + b"\xff" * length
     insert(path, private, ROWS)
     read: list[int] = []
-    fill = heads._read
+    fill = heads._Files.read
 
-    def watch(*arguments: Any) -> None:
-        read.append(int(arguments[4].sum()))
-        fill(*arguments)
+    def watch(files: Any, rows: Any, offsets: Any, widths: Any, data: Any) -> None:
+        read.append(int(widths.sum()))
+        fill(files, rows, offsets, widths, data)
 
-    monkeypatch.setattr(heads, "_read", watch)
+    monkeypatch.setattr(heads._Files, "read", watch)
     rows, left = look(tmp_path)
     assert left == []
     assert rows["instances"][0]["Rows"] == 3
@@ -203,6 +204,24 @@ def test_usual_decimals_are_plain() -> None:
     cells.parse_decimals(data, places, 1, found, states)
     assert states.tolist() == [cells.PLAIN] * len(values)
     assert found[:, 0].tolist() == [0.703125, -163.58544921875, 1e-3, 5, 1, 0.5, 40]
+
+
+@given(st.lists(st.sampled_from([None, b"", b"1\\2", b"1\\3", b"1\\2 "]), min_size=1))
+def test_what_the_file_before_says_too_is_not_fresh(values: list[bytes | None]) -> None:
+    data, places, _ = fill([value or b"" for value in values])
+    places[[value is None for value in values]] = -1
+    fresh = np.empty(len(values), bool)
+    cells.find_fresh(data, places, fresh)
+    assert fresh.tolist() == [True, *(one != other for one, other in pairwise(values))]
+
+
+def test_lists_that_are_said_again_and_again_are_those_of_each_file(tmp_path: Path) -> None:
+    spacings = [[1, 2], [1, 2], None, None, [1, 2], [3, 4], [3, 4], [1, 2]]
+    for number, spacing in enumerate(spacings):
+        write_dicom(tmp_path / f"{number}.dcm", PIXELS, PixelSpacing=spacing)
+    rows, left = look(tmp_path)
+    assert left == []
+    assert [row["PixelSpacing"] for row in rows["instances"]] == spacings
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1))

@@ -32,6 +32,20 @@ def _find_end(heads: Any, place: int, length: int) -> Any:
 
 
 @compiled
+def find_fresh(heads: Any, cells: Any, fresh: Any) -> None:
+    """Say which values are not, byte for byte, that of the file before, as in most series."""
+    for row in range(len(cells)):
+        fresh[row] = row == 0 or cells[row, 1] != cells[row - 1, 1]
+        if not fresh[row]:
+            here, before = cells[row, 0], cells[row - 1, 0]
+            fresh[row] = (here < 0) != (before < 0)
+            for index in range(cells[row, 1]):
+                if heads[np.uintp(here + index)] != heads[np.uintp(before + index)]:
+                    fresh[row] = True
+                    break
+
+
+@compiled
 def measure_text(heads: Any, cells: Any, several: bool, lengths: Any, states: Any) -> None:
     """Find which texts are plain: printable ASCII, and how long they are without padding.
 
@@ -47,6 +61,36 @@ def measure_text(heads: Any, cells: Any, several: bool, lengths: Any, states: An
             sign = heads[np.uintp(index)]
             if sign < 32 or sign > 126 or (sign == 92 and not several):
                 states[row] = STRANGE
+
+
+@compiled
+def suspect(vrs: Any, expected: int, states: Any) -> Any:
+    """Mark values as strange that have another VR; return whether any is strange.
+
+    Parameters
+    ----------
+    vrs : (n,) uint16 array
+        Of the values; 0 where it is implicit.
+    expected : int
+        The VR that they should have.
+    """
+    strange = False
+    for row in range(len(states)):
+        if vrs[row] != 0 and vrs[row] != expected:
+            states[row] = STRANGE
+        strange |= states[row] == STRANGE
+    return strange
+
+
+@compiled
+def lay_out(lengths: Any, states: Any, offsets: Any) -> None:
+    """Say where each text begins, and the last ends, if those that are there follow each other."""
+    total = 0
+    for row in range(len(states)):
+        offsets[row] = total
+        if states[row] == PLAIN:
+            total += lengths[row]
+    offsets[len(states)] = total
 
 
 @compiled

@@ -159,10 +159,8 @@ class Heads:
     def _set_strangers_aside(
         self, window: Bytes, rows: Integers, begins: Integers, got: Integers
     ) -> None:
-        long = np.flatnonzero(got >= 132)
-        strange = np.ones(len(rows), bool)
-        marks = window[begins[long][:, None] + np.arange(128, 132)]
-        strange[long] = (marks != np.frombuffer(b"DICM", np.uint8)).any(axis=1)
+        strange = np.empty(len(rows), bool)
+        elements.find_strangers(window, begins, got, strange)
         for index in np.flatnonzero(strange):
             start = window[begins[index] : begins[index] + min(got[index], _START)]
             self.strangers[int(rows[index])] = start.tobytes()
@@ -187,14 +185,14 @@ class Heads:
         self, keyword: str, states: Bytes, put: Callable[[int, Any], None]
     ) -> npt.NDArray[np.bool_]:
         """Put what pydicom makes of strange values, and return which rows have a value."""
-        self._suspect(keyword, states)
-        for row in np.flatnonzero(states == cells.STRANGE):
-            value, sound = self._ask_pydicom(keyword, int(row))
-            self.failed[row] |= not sound
-            states[row] = cells.MISSING
-            if sound and value is not None:
-                states[row] = cells.PLAIN
-                put(int(row), value)
+        if cells.suspect(self._vrs(keyword), _vr_code(_vr_of(keyword)), states):
+            for row in np.flatnonzero(states == cells.STRANGE):
+                value, sound = self._ask_pydicom(keyword, int(row))
+                self.failed[row] |= not sound
+                states[row] = cells.MISSING
+                if sound and value is not None:
+                    states[row] = cells.PLAIN
+                    put(int(row), value)
         return np.asarray(states == cells.PLAIN)
 
     def _cells(self, keyword: str) -> Integers:
@@ -202,12 +200,6 @@ class Heads:
 
     def _vrs(self, keyword: str) -> Integers:
         return np.asarray(self.vrs[_POSITIONS[_tag_of(keyword)]])
-
-    def _suspect(self, keyword: str, states: Bytes) -> None:
-        """Mark values as strange that have another VR than the dictionary's."""
-        vrs = self._vrs(keyword)
-        expected = _vr_code(_vr_of(keyword))
-        states[(vrs != 0) & (vrs != expected)] = cells.STRANGE
 
     def _ask_pydicom(self, keyword: str, row: int) -> tuple[Any, bool]:
         if self._cells(keyword)[row, 1] < 0:
@@ -295,13 +287,11 @@ def _read_text(heads: Heads, keyword: str, several: bool = False) -> pa.Array:
 
     if _vr_of(keyword) == "PN":  # groups and components have rules of their own
         states[states == cells.PLAIN] = cells.STRANGE
-    copied = states == cells.PLAIN
     there = heads.settle(keyword, states, put)
-    lengths[~copied | ~there] = 0
     for row, text in strange.items():
         lengths[row] = len(text)
-    offsets = np.zeros(len(places) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
+    offsets = np.empty(len(places) + 1, np.int32)
+    cells.lay_out(lengths, states, offsets)
     data = np.empty(offsets[-1], np.uint8)
     states[[*strange]] = cells.STRANGE
     cells.copy_text(heads.data, places, states, offsets, data)
@@ -313,7 +303,8 @@ def _read_text(heads: Heads, keyword: str, several: bool = False) -> pa.Array:
 
 
 def _read_texts(heads: Heads, keyword: str) -> pa.Array:
-    return pc.split_pattern(_read_text(heads, keyword, several=True), "\\")
+    texts = _read_text(heads, keyword, several=True).dictionary_encode()
+    return pc.split_pattern(texts.dictionary, "\\").take(texts.indices)
 
 
 def _read_integer(heads: Heads, keyword: str) -> pa.Array:
@@ -340,27 +331,33 @@ def _sign(heads: Heads, keyword: str, numbers: Integers, states: Bytes) -> pa.Ar
     return pa.array(numbers - 2**16 * negative, mask=~there)
 
 
-def _read_numbers(heads: Heads, keyword: str, count: int) -> tuple[npt.NDArray[Any], Truths]:
+def _read_number(heads: Heads, keyword: str) -> pa.Array:
     places = heads._cells(keyword)
-    numbers = np.zeros((len(places), count))
+    numbers = np.zeros((len(places), 1))
     states = np.empty(len(places), np.uint8)
     if _vr_of(keyword) == "FD":
         cells.read_doubles(heads.data, places, numbers, states)
     else:
-        cells.parse_decimals(heads.data, places, count, numbers, states)
-    return numbers, heads.settle(keyword, states, numbers.__setitem__)
-
-
-def _read_number(heads: Heads, keyword: str) -> pa.Array:
-    numbers, there = _read_numbers(heads, keyword, 1)
+        cells.parse_decimals(heads.data, places, 1, numbers, states)
+    there = heads.settle(keyword, states, numbers.__setitem__)
     return pa.array(numbers[:, 0], mask=~there)
 
 
 def _read_list(heads: Heads, keyword: str) -> pa.Array:
-    count = VALUE_COUNTS[keyword]
-    numbers, there = _read_numbers(heads, keyword, count)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(there * count)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, numbers[there].ravel(), mask=pa.array(~there))
+    count, places = VALUE_COUNTS[keyword], heads._cells(keyword)
+    fresh = np.empty(len(places), bool)
+    cells.find_fresh(heads.data, places, fresh)
+    read = places[fresh]
+    numbers, states = np.zeros((len(read), count)), np.empty(len(read), np.uint8)
+    cells.parse_decimals(heads.data, read, count, numbers, states)
+    said = np.cumsum(fresh) - 1
+    numbers, states = numbers[said], states[said]
+    there = heads.settle(keyword, states, numbers.__setitem__)
+    offsets = np.zeros(len(places) + 1, np.int32)
+    np.cumsum(there, out=offsets[1:])
+    offsets *= count
+    kept = numbers if there.all() else numbers[there]
+    return pa.ListArray.from_arrays(pa.array(offsets), kept.ravel(), mask=pa.array(~there))
 
 
 def _pack(truths: Truths) -> pa.Buffer:

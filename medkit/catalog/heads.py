@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -71,7 +70,7 @@ def read_plain(
     left: list[int] = []
     for begin in range(0, len(rows), _BATCH):
         part = rows[begin : begin + _BATCH]
-        heads = Heads(entries.sizes[part], partial(_read, entries, part))
+        heads = Heads(entries.sizes[part], _Files(entries, part).read)
         for row, start in heads.strangers.items():
             entry = int(part[row])
             if finding := _tell_stranger(entries, entry, start):
@@ -85,46 +84,52 @@ def read_plain(
     return pieces, findings, sorted(left)
 
 
-def _read(
-    entries: Entries, part: Rows, rows: Rows, offsets: Integers, widths: Integers, data: Bytes
-) -> None:
-    """Fill an array with parts of files, as `Heads` asks for them."""
-    paths = [entries.paths[row] for row in part[rows].tolist()]
-    begins = np.cumsum(widths) - widths
-    if os.name == "posix" and not is_remote(entries.root):
-        got = _fill_compiled(entries.root, paths, offsets, data, begins, widths)
-    else:
-        got = _fill(entries.root, paths, offsets, data, begins, widths)
-    for row in np.flatnonzero(got != widths):  # no longer as it was a moment ago
-        data[begins[row] : begins[row] + widths[row]] = 0
+class _Files:
+    """The files of a batch, read as `Heads` asks for them."""
 
+    def __init__(self, entries: Entries, part: Rows) -> None:
+        self._root = entries.root
+        self._paths = [entries.paths[row] for row in part.tolist()]
+        self._compiled = os.name == "posix" and not is_remote(entries.root)
+        if self._compiled:
+            self._names = np.frombuffer(os.fsencode("\0".join([*self._paths, ""])), np.uint8)
+            self._starts = np.concatenate([[0], np.flatnonzero(self._names == 0)[:-1] + 1])
 
-def _fill_compiled(
-    root: str, paths: list[str], offsets: Integers, data: Bytes, begins: Integers, widths: Integers
-) -> Integers:
-    """Fill an array with parts of files, and return how much of each there is."""
-    names = np.frombuffer(os.fsencode("\0".join([*paths, ""])), np.uint8)
-    starts = np.concatenate([[0], np.flatnonzero(names == 0)[:-1] + 1])
-    got = np.full(len(paths), -1)
-    with suppress(OSError):  # the folder is gone
-        handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            elements.read_windows(handle, names, starts, offsets, data, begins, widths, got)
-        finally:
-            os.close(handle)
-    return got
+    def read(self, rows: Integers, offsets: Integers, widths: Integers, data: Bytes) -> None:
+        """Fill an array with parts of files."""
+        begins = np.cumsum(widths) - widths
+        fill = self._fill_compiled if self._compiled else self._fill
+        got = fill(rows, offsets, data, begins, widths)
+        for row in np.flatnonzero(got != widths):  # no longer as it was a moment ago
+            data[begins[row] : begins[row] + widths[row]] = 0
 
+    def _fill_compiled(
+        self, rows: Integers, offsets: Integers, data: Bytes, begins: Integers, widths: Integers
+    ) -> Integers:
+        """Fill an array with parts of files, and return how much of each there is."""
+        got = np.full(len(rows), -1)
+        with suppress(OSError):  # the folder is gone
+            handle = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                starts = self._starts[rows]
+                elements.read_windows(
+                    handle, self._names, starts, offsets, data, begins, widths, got
+                )
+            finally:
+                os.close(handle)
+        return got
 
-def _fill(
-    root: str, paths: list[str], offsets: Integers, data: Bytes, begins: Integers, widths: Integers
-) -> Integers:
-    """Do the same, wherever the files are."""
-    found = read_ranges(root, paths, offsets.tolist(), widths.tolist())
-    got = np.array([-1 if isinstance(part, OSError) else len(part) for part in found], np.int64)
-    for row in np.flatnonzero(got == widths):
-        part = cast("bytes", found[row])
-        data[begins[row] : begins[row] + widths[row]] = np.frombuffer(part, np.uint8)
-    return got
+    def _fill(
+        self, rows: Integers, offsets: Integers, data: Bytes, begins: Integers, widths: Integers
+    ) -> Integers:
+        """Do the same, wherever the files are."""
+        paths = [self._paths[row] for row in rows.tolist()]
+        found = read_ranges(self._root, paths, offsets.tolist(), widths.tolist())
+        got = np.array([-1 if isinstance(part, OSError) else len(part) for part in found], np.int64)
+        for row in np.flatnonzero(got == widths):
+            part = cast("bytes", found[row])
+            data[begins[row] : begins[row] + widths[row]] = np.frombuffer(part, np.uint8)
+        return got
 
 
 def _tell_stranger(entries: Entries, entry: int, start: bytes) -> Finding | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -153,8 +154,16 @@ def _to_tables(rows: Rows, reader: str | None) -> Tables:
         row["reader"] = own if row["kind"] in DICOM_KINDS else reader
     return {
         name: pa.Table.from_pylist(rows[name], schema=schema)
+        if rows[name]
+        else schema.empty_table()
         for name, schema in READ_TABLES.items()
     }
+
+
+@cache
+def _make_empty(name: str) -> pa.Table:
+    # To make it takes as long as to read some hundred files.
+    return READ_TABLES[name].empty_table()
 
 
 def _open_and_look(
