@@ -153,9 +153,7 @@ def _to_tables(rows: Rows, reader: str | None) -> Tables:
         # Readers of plugins are asked of nothing that is DICOM, but of what an archive holds.
         row["reader"] = own if row["kind"] in DICOM_KINDS else reader
     return {
-        name: pa.Table.from_pylist(rows[name], schema=schema)
-        if rows[name]
-        else schema.empty_table()
+        name: pa.Table.from_pylist(rows[name], schema=schema) if rows[name] else _make_empty(name)
         for name, schema in READ_TABLES.items()
     }
 

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -374,7 +375,7 @@ def _fill(
     """Make the shards of a plan; return what became of its frames, and of the shards' files."""
     files: dict[str, Any] = {}
     tasks = make_tasks(plan, source.frames, source.members, folder / PARTIAL, source.recipe)
-    built = _build(tasks, engine, workers)
+    built = _sync_early(_build(tasks, engine, workers))
     return tabulate(_read_sidecars(plan, built, folder / PARTIAL, files, progress)), files
 
 
@@ -407,6 +408,18 @@ def _build(tasks: Iterator[ShardTask], engine: str, workers: int | None) -> Iter
         if isinstance(outcome.result, Died):
             _build_without_guilty(outcome.item, engine, workers)
         yield outcome.item
+
+
+def _sync_early(built: Iterator[ShardTask]) -> Iterator[ShardTask]:
+    """Yield tasks as they are done; the disk takes their shards while others are made.
+
+    Nobody waits for it here: to sync them once more, when the set is staged, then takes no time.
+    """
+    with ThreadPoolExecutor(1) as disk:
+        for task in built:
+            if task.target.exists():  # it has an image
+                disk.submit(workspace.sync, task.target)
+            yield task
 
 
 def _build_without_guilty(task: ShardTask, engine: str, workers: int | None) -> None:
