@@ -34,6 +34,7 @@ _SEQUENCES = np.array(
 
 _SQ = ord("S") | ord("Q") << 8
 _UI = ord("U") | ord("I") << 8
+_MARK = np.frombuffer(b"DICM", np.uint8)
 _IMPLICIT = b"1.2.840.10008.1.2"
 _IMPLICIT_UID = np.frombuffer(_IMPLICIT, np.uint8)
 # These, too, begin with the bytes of the implicit one; big-endian and deflated data are odd.
@@ -87,27 +88,6 @@ if os.name == "posix":
 
 
 @compiled
-def find_strangers(heads: Any, begins: Any, got: Any, strange: Any) -> None:
-    """Say which files do not begin as a DICOM file does (PS3.10 7.1).
-
-    Parameters
-    ----------
-    heads : uint8 array
-        How files begin, one behind another.
-    begins, got : (m,) int64 arrays
-        Where each begins, and how much of it there is.
-    strange : (m,) bool array
-        Filled.
-    """
-    for row in range(len(begins)):
-        strange[row] = got[row] < 132
-        if not strange[row]:
-            mark = heads[begins[row] + 128 : begins[row] + 132]
-            # "DICM"
-            strange[row] = mark[0] != 68 or mark[1] != 73 or mark[2] != 67 or mark[3] != 77
-
-
-@compiled
 def _u16(heads: Any, place: int) -> Any:
     # A signed index could count from the end, which takes a test and a jump each time.
     at = np.uintp(place)
@@ -136,6 +116,23 @@ def _is_text(heads: Any, place: int, length: int, wanted: Any) -> Any:
         if heads[place + index] != wanted[index]:
             return False
     return True
+
+
+@compiled
+def find_strangers(heads: Any, begins: Any, got: Any, strange: Any) -> None:
+    """Say which files do not begin as a DICOM file does (PS3.10 7.1).
+
+    Parameters
+    ----------
+    heads : uint8 array
+        How files begin, one behind another.
+    begins, got : (m,) int64 arrays
+        Where each begins, and how much of it there is.
+    strange : (m,) bool array
+        Filled.
+    """
+    for row in range(len(begins)):
+        strange[row] = got[row] < 132 or not _is_text(heads, begins[row] + 128, 4, _MARK)
 
 
 @compiled
